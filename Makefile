@@ -1,0 +1,35 @@
+# Everything a user needs on a fresh machine: `make demo` and `make test`. Both make their own .venv and are safe to repeat.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: setup demo test test-slow test-gpu lint clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip setuptools wheel
+	$(RUN) -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(RUN) -m kmaskrcnn demo --output demo
+
+test: setup
+	$(RUN) -m pytest -m "not slow and not gpu"
+
+test-slow: setup
+	$(RUN) -m pytest -m "slow and not gpu"
+
+test-gpu: setup
+	$(RUN) -m pytest -m gpu
+
+lint: setup
+	$(RUN) -m black --check --quiet --line-length 100 kmaskrcnn tests benchmarks
+	$(RUN) -m isort --check-only --quiet kmaskrcnn tests benchmarks
+	$(RUN) -m flake8 kmaskrcnn tests benchmarks
+
+clean:
+	rm -rf build dist *.egg-info demo
