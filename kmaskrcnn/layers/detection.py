@@ -1,0 +1,75 @@
+"""From regions and what the box head said of them to the objects in a picture."""
+
+import keras
+from keras import ops
+
+from kmaskrcnn.geometry.boxes import clip_boxes, decode_deltas
+from kmaskrcnn.geometry.suppression import class_nms
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class DetectionLayer(keras.layers.Layer):
+    """Moves every region by each class's deltas, and keeps the best boxes of each class.
+
+    Args:
+        score_threshold: a box is dropped unless its class's probability is greater.
+        nms_threshold: IoU within a class above which the worse box goes.
+        max_detections: D, boxes kept of each picture.
+        box_variance: what the deltas were divided by.
+        portable: use operations only that XLA, JAX and ONNX have.
+
+    Call arguments:
+        rois: `(B, R, 4)` xyxy pixels, zeros pad.
+        class_logits: `(B * R, K + 1)`, the background last.
+        box_deltas: `(B * R, K, 4)`.
+        image_sizes: `(B, 2)` height and width; boxes are clipped to it.
+
+    Returns:
+        Dict: `boxes (B, D, 4)` and `scores (B, D)` float32, best first, zeros pad; `labels (B, D)` int32, -1 pads;
+        `num_detections (B,)` int32.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3.1, "Inference"
+    """
+
+    def __init__(
+        self,
+        score_threshold=0.05,
+        nms_threshold=0.5,
+        max_detections=100,
+        box_variance=(0.1, 0.1, 0.2, 0.2),
+        portable=False,
+        **kwargs,
+    ):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.box_variance = tuple(box_variance)
+        self.portable = portable
+        if not portable:
+            self.supports_jit = False  # the suppression kernel has no XLA version
+
+    def call(self, rois, class_logits, box_deltas, image_sizes):
+        regions = rois.shape[1]
+        num_classes = box_deltas.shape[1]
+        scores = ops.reshape(ops.softmax(class_logits)[:, :-1], (-1, regions, num_classes))
+        deltas = ops.reshape(box_deltas, (-1, regions, num_classes, 4))
+        boxes = clip_boxes(
+            decode_deltas(rois[:, :, None, :], deltas, self.box_variance), image_sizes
+        )
+        exists = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)  # padding has no extent
+        boxes, scores, labels, count = class_nms(
+            boxes,
+            ops.where(exists, scores, 0.0),
+            iou_threshold=self.nms_threshold,
+            max_per_class=self.max_detections,
+            max_total=self.max_detections,
+            score_threshold=self.score_threshold,
+            portable=self.portable,
+        )
+        return {"boxes": boxes, "scores": scores, "labels": labels, "num_detections": count}
+
+    def get_config(self):
+        names = ("score_threshold", "nms_threshold", "max_detections", "box_variance", "portable")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

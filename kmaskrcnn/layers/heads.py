@@ -1,0 +1,194 @@
+"""The heads: what a region is, where exactly it lies, and which of its pixels belong to it.
+
+pooled        (N, P, P, C)          from RoIAlign
+class_logits  (N, K + 1)            the background last
+box_deltas    (N, K, 4)             one box for every class
+mask_logits   (N, 2 * P, 2 * P, K)  one mask for every class
+"""
+
+import keras
+from keras import ops
+
+from kmaskrcnn.layers.convolution import ConvNorm
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class BoxHead(keras.layers.Layer):
+    """Classifies each region and refines its box, for every class apart.
+
+    Args:
+        num_classes: K.
+        units: of the hidden dense layers.
+        num_dense: how many of them: 2 in the paper.
+        num_convs: 3x3 convolutions before them: 0 in the paper, 4 in later heads.
+        channels: of those convolutions.
+        norm: their normalisation, see `ConvNorm`.
+        norm_epsilon: of the normalisation.
+
+    Call arguments:
+        pooled: `(N, P, P, C)`.
+
+    Returns:
+        `class_logits (N, K + 1)` and `box_deltas (N, K, 4)`, float32.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), figure 4 (right)
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        units=1024,
+        num_dense=2,
+        num_convs=0,
+        channels=256,
+        norm=None,
+        norm_epsilon=1e-5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_classes, self.units, self.num_dense = num_classes, units, num_dense
+        self.num_convs, self.channels = num_convs, channels
+        self.norm, self.norm_epsilon = norm, norm_epsilon
+        common = {"dtype": self.dtype_policy}
+        self.convs = [
+            ConvNorm(
+                channels,
+                3,
+                norm=norm,
+                norm_epsilon=norm_epsilon,
+                activation="relu",
+                name=f"conv{i + 1}",
+                **common,
+            )
+            for i in range(num_convs)
+        ]
+        self.flatten = keras.layers.Flatten(name="flatten", **common)
+        self.dense = [
+            keras.layers.Dense(units, activation="relu", name=f"dense{i + 1}", **common)
+            for i in range(num_dense)
+        ]
+        # Detectron's spreads: at the start all classes score alike, and boxes stay where they are.
+        self.class_logits = keras.layers.Dense(
+            num_classes + 1,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            name="class_logits",
+            **common,
+        )
+        self.box_deltas = keras.layers.Dense(
+            4 * num_classes,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.001),
+            name="box_deltas",
+            **common,
+        )
+
+    def build(self, shape):
+        for layer in (*self.convs, self.flatten, *self.dense):
+            layer.build(shape)
+            shape = layer.compute_output_shape(shape)
+        self.class_logits.build(shape)
+        self.box_deltas.build(shape)
+
+    def call(self, pooled, training=False):
+        hidden = pooled
+        for conv in self.convs:
+            hidden = conv(hidden, training=training)
+        hidden = self.flatten(hidden)
+        for dense in self.dense:
+            hidden = dense(hidden)
+        deltas = ops.reshape(self.box_deltas(hidden), (-1, self.num_classes, 4))
+        return ops.cast(self.class_logits(hidden), "float32"), ops.cast(deltas, "float32")
+
+    def get_config(self):
+        names = (
+            "num_classes",
+            "units",
+            "num_dense",
+            "num_convs",
+            "channels",
+            "norm",
+            "norm_epsilon",
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class MaskHead(keras.layers.Layer):
+    """Predicts a mask for every class of each region, each pixel on its own (a sigmoid, not a softmax over classes).
+
+    Args:
+        num_classes: K.
+        num_convs: 3x3 convolutions before the mask is doubled in size.
+        channels: of the convolutions.
+        norm: their normalisation, see `ConvNorm`.
+        norm_epsilon: of the normalisation.
+
+    Call arguments:
+        pooled: `(N, P, P, C)`; N may be 0.
+
+    Returns:
+        `(N, 2 * P, 2 * P, K)` logits, float32.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), sections 3 and 3.1, figure 4 (right)
+    """
+
+    def __init__(
+        self, num_classes, num_convs=4, channels=256, norm=None, norm_epsilon=1e-5, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_classes, self.num_convs, self.channels = num_classes, num_convs, channels
+        self.norm, self.norm_epsilon = norm, norm_epsilon
+        common = {"kernel_initializer": "he_normal", "dtype": self.dtype_policy}
+        self.convs = [
+            ConvNorm(
+                channels,
+                3,
+                norm=norm,
+                norm_epsilon=norm_epsilon,
+                activation="relu",
+                name=f"conv{i + 1}",
+                **common,
+            )
+            for i in range(num_convs)
+        ]
+        self.upsample = keras.layers.Conv2DTranspose(
+            channels, 2, 2, activation="relu", name="upsample", **common
+        )
+        common["kernel_initializer"] = keras.initializers.RandomNormal(stddev=0.001)
+        self.logits = keras.layers.Conv2D(num_classes, 1, name="logits", **common)
+
+    def build(self, shape):
+        for layer in (*self.convs, self.upsample, self.logits):
+            layer.build(shape)
+            shape = layer.compute_output_shape(shape)
+
+    def call(self, pooled, training=False):
+        hidden = pooled
+        for conv in self.convs:
+            hidden = conv(hidden, training=training)
+        return ops.cast(self.logits(self.upsample(hidden)), "float32")
+
+    def get_config(self):
+        names = ("num_classes", "num_convs", "channels", "norm", "norm_epsilon")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class SelectClass(keras.layers.Layer):
+    """Takes, of every region's masks, the one of its class.
+
+    Call arguments:
+        mask_logits: `(N, M, M, K)`.
+        labels: `(N,)` int32; regions with no class (under 0, or K) get any mask.
+
+    Returns:
+        `(N, M, M)`.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+
+    def call(self, mask_logits, labels):
+        channel = ops.clip(labels, 0, mask_logits.shape[-1] - 1)[:, None, None, None]
+        return ops.take_along_axis(mask_logits, channel, axis=-1)[..., 0]

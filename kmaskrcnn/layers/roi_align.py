@@ -1,0 +1,241 @@
+"""RoIAlign (Mask R-CNN, section 3): features of a region, sampled where they are and never rounded.
+
+    features       {"P2": (B, H, W, C), ...}
+    rois           (N, 4)  xyxy pixels of the image
+    image_indices  (N,)    the image of each region
+    pooled         (N, P, P, C)
+
+A region is cut into P x P bins, each bin is sampled bilinearly at s x s points, and the samples are averaged. In the
+units of a level's cells, sample (i, j) of the P*s x P*s grid lies at
+
+    y = y1 / stride - offset + (i + 0.5) * height / (stride * P * s)        x likewise
+
+where cell 0 has its centre at y = 0, so that `offset` is 0.5 when pixel centres are honoured (`aligned`), and 0 in the
+first published version. A sample up to one cell outside the map takes the value of the map's edge, one farther out 0.
+"""
+
+import keras
+from keras import ops
+
+from kmaskrcnn.layers.rpn import stride_of
+
+CANONICAL_SIZE = 224.0  # a region of this side, an ImageNet picture's, ...
+CANONICAL_LEVEL = 4  # ... is pooled from this level (FPN, equation 1)
+
+
+def assign_levels(rois, coarsest, finest):
+    """The pyramid level that each region is pooled from: `(N, 4)` -> `(N,)` int32.
+
+    Args:
+        rois: `(N, 4)` xyxy pixels.
+        coarsest, finest: the levels there are, such as 5 and 2.
+
+    Reference:
+        [Feature Pyramid Networks](https://arxiv.org/abs/1612.03144), equation 1
+    """
+    sides = ops.maximum(rois[:, 2:] - rois[:, :2], 0.0)
+    scale = ops.sqrt(sides[:, 0] * sides[:, 1])
+    # 1e-8 keeps the logarithm finite for padding.
+    level = ops.floor(CANONICAL_LEVEL + ops.log2(scale / CANONICAL_SIZE + 1e-8))
+    return ops.cast(ops.clip(level, finest, coarsest), "int32")
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class RoIAlign(keras.layers.Layer):
+    """Pools every region, from the level of the pyramid that suits its size, to P x P cells.
+
+    Args:
+        pool_size: P.
+        sampling_ratio: s, samples a bin along each axis.
+        aligned: honour that pixel centres lie at half coordinates (offset 0.5).
+        reduce: `"average"` or `"max"` of a bin's samples.
+        implementation: `"crop_and_resize"` (TensorFlow's kernel: the faster one in a TensorFlow graph), `"gather"`
+            (`keras.ops`, for XLA, JAX, ONNX and LiteRT) or `"auto"`.
+        levels: names of the features to pool from, others are left alone.
+
+    Call arguments:
+        features: dict of `(B, H, W, C)`.
+        rois: `(N, 4)` float32 xyxy pixels, or `(B, R, 4)`.
+        image_indices: `(N,)` int32; not needed with `(B, R, 4)`.
+
+    Returns:
+        `(N, P, P, C)`, N = B * R for `(B, R, 4)`, in the layer's compute dtype.
+
+    Raises:
+        ValueError: on an unknown `implementation` or `reduce`, or `(N, 4)` rois without `image_indices`.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3
+    """
+
+    def __init__(
+        self,
+        pool_size=7,
+        sampling_ratio=2,
+        aligned=True,
+        reduce="average",
+        implementation="auto",
+        levels=("P2", "P3", "P4", "P5"),
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        if reduce not in ("average", "max"):
+            raise ValueError(f"reduce: got {reduce!r}, accepted are 'average' and 'max'")
+        if implementation not in ("auto", "crop_and_resize", "gather"):
+            accepted = "'auto', 'crop_and_resize' and 'gather'"
+            raise ValueError(f"implementation: got {implementation!r}, accepted are {accepted}")
+        if sampling_ratio < 1:
+            raise ValueError(f"sampling_ratio: got {sampling_ratio}, accepted is 1 or more")
+        self.pool_size = pool_size
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.reduce = reduce
+        self.implementation = implementation
+        self.levels = tuple(levels)
+        if self._uses_kernel():
+            self.supports_jit = False  # crop_and_resize has no XLA version
+
+    def _uses_kernel(self):
+        if self.implementation == "auto":
+            return keras.backend.backend() == "tensorflow"
+        return self.implementation == "crop_and_resize"
+
+    def call(self, features, rois, image_indices=None):
+        if len(rois.shape) == 3:
+            batch, count = ops.shape(rois)[:2]
+            image_indices = ops.repeat(ops.arange(batch, dtype="int32"), count)
+            rois = ops.reshape(rois, (-1, 4))
+        elif image_indices is None:
+            raise ValueError("image_indices: needed where rois are (N, 4)")
+        features = {level: features[level] for level in self.levels}
+        rois, image_indices = ops.cast(rois, "float32"), ops.cast(image_indices, "int32")
+        pool = self._pool_with_kernel if self._uses_kernel() else self._pool_with_gather
+        return ops.cast(pool(features, rois, image_indices), self.compute_dtype)
+
+    def _first_and_step(self, start, end, stride):
+        """The first sample's coordinate and the distance of two samples, in cells: each `(N,)`."""
+        samples = self.pool_size * self.sampling_ratio
+        offset = 0.5 if self.aligned else 0.0
+        extent = (end - start) / stride
+        if not self.aligned:  # the first version never pools less than one cell
+            extent = ops.maximum(extent, 1.0)
+        step = extent / samples
+        return start / stride - offset + 0.5 * step, step
+
+    def _levels_of(self, rois):
+        numbers = [int(level[1:]) for level in self.levels]
+        return assign_levels(rois, max(numbers), min(numbers))
+
+    def _reduce_samples(self, samples):
+        """`(N, P * s, P * s, C)` -> `(N, P, P, C)`."""
+        if self.sampling_ratio == 1:
+            return samples
+        pool = ops.average_pool if self.reduce == "average" else ops.max_pool
+        return pool(samples, self.sampling_ratio, self.sampling_ratio, data_format="channels_last")
+
+    # -- TensorFlow's kernel ------------------------------------------------------------------------------------------
+
+    def _pool_with_kernel(self, features, rois, image_indices):
+        import tensorflow as tf
+
+        if len(features) == 1:
+            (level,) = self.levels
+            return self._crop(features[level], rois, image_indices, stride_of(level))
+        level_of_roi = self._levels_of(rois)
+        pooled, places = [], []
+        for level in self.levels:
+            here = tf.where(level_of_roi == int(level[1:]))[:, 0]
+            regions = tf.gather(rois, here), tf.gather(image_indices, here)
+            pooled.append(self._crop(features[level], *regions, stride_of(level)))
+            places.append(tf.cast(here, tf.int32))
+        pooled = tf.dynamic_stitch(places, pooled)
+        return tf.ensure_shape(pooled, (None, self.pool_size, self.pool_size, None))
+
+    def _crop(self, feature, rois, image_indices, stride):
+        """Pool regions from one level: `(N, P, P, C)`.
+
+        `crop_and_resize` spreads its samples from a box's first edge to its last, both included, and measures boxes in
+        shares of the map's last cell: a box from the first sample to the last one makes it RoIAlign. It knows no edge,
+        outside the map is 0; a rim of one repeated cell gives samples that lie up to a cell outside their value.
+        """
+        import tensorflow as tf
+
+        padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+        samples = self.pool_size * self.sampling_ratio
+        height, width = (
+            tf.cast(size - 1, tf.float32) for size in tf.unstack(tf.shape(padded)[1:3])
+        )
+        y, y_step = self._first_and_step(rois[:, 1], rois[:, 3], stride)
+        x, x_step = self._first_and_step(rois[:, 0], rois[:, 2], stride)
+        y, x = y + 1.0, x + 1.0
+        last_y, last_x = y + (samples - 1) * y_step, x + (samples - 1) * x_step
+        boxes = tf.stack([y / height, x / width, last_y / height, last_x / width], axis=1)
+        # The kernel computes in float32 and refuses bfloat16.
+        crops = tf.image.crop_and_resize(
+            tf.cast(padded, tf.float32), boxes, image_indices, (samples, samples)
+        )
+        return self._reduce_samples(tf.cast(crops, self.compute_dtype))
+
+    # -- keras.ops ----------------------------------------------------------------------------------------------------
+
+    def _pool_with_gather(self, features, rois, image_indices):
+        """Read the 4 corners of each of the s x s samples from one table of all cells, and add them up."""
+        cells, geometry = self._table(features)
+        number = self._levels_of(rois) - int(self.levels[0][1:])
+        start, height, width, stride = (ops.take(column, number) for column in geometry)
+        y, wy, y_in = self._taps(rois[:, 1], rois[:, 3], height, stride)
+        x, wx, x_in = self._taps(rois[:, 0], rois[:, 2], width, stride)
+        base = start + image_indices * height * width  # (N,)
+        bins = []
+        for i in range(self.sampling_ratio):
+            for j in range(self.sampling_ratio):
+                at = slice(i, None, self.sampling_ratio), slice(j, None, self.sampling_ratio)
+                inside = y_in[:, at[0], None] * x_in[:, None, at[1]]
+                sample = 0.0
+                for dy in range(2):
+                    for dx in range(2):
+                        rows = base[:, None, None] + y[dy][:, at[0], None] * width[:, None, None]
+                        weight = wy[dy][:, at[0], None] * wx[dx][:, None, at[1]] * inside
+                        values = ops.take(cells, rows + x[dx][:, None, at[1]], axis=0)
+                        sample = sample + values * ops.cast(weight, values.dtype)[..., None]
+                bins.append(sample)
+        total = bins[0]
+        for sample in bins[1:]:
+            total = total + sample if self.reduce == "average" else ops.maximum(total, sample)
+        return total / len(bins) if self.reduce == "average" else total
+
+    def _table(self, features):
+        """All cells of all levels as rows `(sum of B * H * W, C)`, and each level's first row, size and stride."""
+        maps = [features[level] for level in self.levels]
+        cells = [ops.reshape(x, (-1, x.shape[-1])) for x in maps]
+        starts, start = [], 0
+        for x in maps:
+            starts.append(start)
+            start = start + ops.shape(x)[0] * ops.shape(x)[1] * ops.shape(x)[2]
+        columns = starts, [ops.shape(x)[1] for x in maps], [ops.shape(x)[2] for x in maps]
+        geometry = [ops.stack([ops.cast(value, "int32") for value in column]) for column in columns]
+        strides = ops.convert_to_tensor([float(stride_of(level)) for level in self.levels])
+        return ops.concatenate(cells, axis=0), (*geometry, strides)
+
+    def _taps(self, start, end, size, stride):
+        """Along one axis, the two cells that each sample lies between and their weights.
+
+        Returns:
+            Cells (two of `(N, P * s)` int32), weights (two likewise, float32) and `(N, P * s)` float32, 0 where a
+            sample lies more than one cell outside.
+        """
+        first, step = self._first_and_step(start, end, stride)
+        position = first[:, None] + step[:, None] * ops.arange(
+            self.pool_size * self.sampling_ratio, dtype="float32"
+        )
+        last = ops.cast(size, "float32")[:, None] - 1.0
+        inside = ops.cast((position >= -1.0) & (position <= last + 1.0), "float32")
+        position = ops.clip(position, 0.0, last)
+        low = ops.floor(position)
+        high = ops.minimum(low + 1.0, last)
+        fraction = position - low
+        return (ops.cast(low, "int32"), ops.cast(high, "int32")), (1.0 - fraction, fraction), inside
+
+    def get_config(self):
+        names = ("pool_size", "sampling_ratio", "aligned", "reduce", "implementation", "levels")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

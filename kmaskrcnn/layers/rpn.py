@@ -1,0 +1,226 @@
+"""The region proposal network (Faster R-CNN, section 3): anchors, head and proposals.
+
+features    {"P2": (B, H, W, C), ...}
+anchors     {"P2": (A, 4), ...}      A = H * W * R anchors of a level, xyxy pixels
+rpn_logits  {"P2": (B, A), ...}
+rpn_deltas  {"P2": (B, A, 4), ...}
+proposals   (B, N, 4)                all levels together, best first
+"""
+
+import keras
+from keras import ops
+
+from kmaskrcnn.geometry.anchors import anchor_grid, base_anchors
+from kmaskrcnn.geometry.boxes import clip_boxes, decode_deltas
+from kmaskrcnn.geometry.suppression import class_nms
+
+
+def stride_of(level: str) -> int:
+    """Pixels a cell of a pyramid level: 4 for `"P2"`, 64 for `"P6"`."""
+    return 2 ** int(level[1:])
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class AnchorGenerator(keras.layers.Layer):
+    """Lays anchors over every level of a feature pyramid.
+
+    Args:
+        scales: one a level, finest first: the side of the square anchor in pixels.
+        aspect_ratios: height / width.
+
+    Call arguments:
+        features: dict of `(B, H, W, C)`; only the sizes count.
+
+    Returns:
+        Dict of `(H * W * R, 4)` float32 xyxy anchors, not clipped.
+
+    Reference:
+        [Feature Pyramid Networks](https://arxiv.org/abs/1612.03144), section 4.1
+    """
+
+    def __init__(self, scales, aspect_ratios=(0.5, 1.0, 2.0), **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.scales = tuple(scales)
+        self.aspect_ratios = tuple(aspect_ratios)
+
+    def call(self, features):
+        if len(features) != len(self.scales):
+            raise ValueError(
+                f"scales: got {len(self.scales)} for the {len(features)} levels {sorted(features)}"
+            )
+        anchors = {}
+        for level, scale in zip(sorted(features), self.scales):
+            height, width = ops.shape(features[level])[1:3]
+            base = base_anchors(scale, self.aspect_ratios)
+            anchors[level] = anchor_grid(height, width, stride_of(level), base)
+        return anchors
+
+    def get_config(self):
+        return {**super().get_config(), "scales": self.scales, "aspect_ratios": self.aspect_ratios}
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class RPNHead(keras.layers.Layer):
+    """Scores and moves every anchor; the same weights at every level.
+
+    Args:
+        anchors_per_cell: R.
+        channels: of the features, and of the 3x3 convolutions.
+        num_convs: how many 3x3 convolutions come first.
+
+    Call arguments:
+        features: dict of `(B, H, W, channels)`.
+
+    Returns:
+        Two dicts by level: logits `(B, H * W * R)` and deltas `(B, H * W * R, 4)`, float32.
+
+    Reference:
+        [Faster R-CNN](https://arxiv.org/abs/1506.01497), section 3.1
+    """
+
+    def __init__(self, anchors_per_cell=3, channels=256, num_convs=1, **kwargs):
+        super().__init__(**kwargs)
+        self.anchors_per_cell = anchors_per_cell
+        self.channels = channels
+        self.num_convs = num_convs
+        # Small weights as in Detectron: at the start all anchors score alike and proposals stay near them.
+        small = {
+            "kernel_initializer": keras.initializers.RandomNormal(stddev=0.01),
+            "dtype": self.dtype_policy,
+        }
+        self.convs = [
+            keras.layers.Conv2D(
+                channels, 3, padding="same", activation="relu", name=f"conv{i + 1}", **small
+            )
+            for i in range(num_convs)
+        ]
+        self.logits = keras.layers.Conv2D(anchors_per_cell, 1, name="logits", **small)
+        self.deltas = keras.layers.Conv2D(4 * anchors_per_cell, 1, name="deltas", **small)
+
+    def build(self, features_shape):
+        shape = (None, None, None, self.channels)
+        for layer in (*self.convs, self.logits, self.deltas):
+            layer.build(shape)
+
+    def call(self, features):
+        logits, deltas = {}, {}
+        for level, hidden in features.items():
+            for conv in self.convs:
+                hidden = conv(hidden)
+            anchors = (ops.shape(hidden)[0], -1)
+            logits[level] = ops.cast(ops.reshape(self.logits(hidden), anchors), "float32")
+            deltas[level] = ops.cast(ops.reshape(self.deltas(hidden), (*anchors, 4)), "float32")
+        return logits, deltas
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("anchors_per_cell", "channels", "num_convs")}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class ProposalLayer(keras.layers.Layer):
+    """Turns the RPN's outputs into the regions worth a second look.
+
+    The best anchors of each level are moved by their deltas, clipped to the picture and suppressed within their level;
+    the best of all levels remain.
+
+    Args:
+        pre_nms_topk: anchors kept of each level before suppression.
+        post_nms_topk: N, proposals kept of each image.
+        pre_nms_topk_train, post_nms_topk_train: the same while training; None for the same numbers.
+        nms_threshold: IoU above which the worse box goes.
+        min_box_size: proposals with a shorter side (pixels) go.
+        box_variance: what the deltas were divided by.
+        portable: use operations only that XLA, JAX and ONNX have.
+
+    Call arguments:
+        anchors, rpn_logits, rpn_deltas: dicts by level, `(A, 4)`, `(B, A)` and `(B, A, 4)`.
+        image_sizes: `(B, 2)` height and width of each picture; proposals are clipped to it.
+
+    Returns:
+        `(B, N, 4)` float32 xyxy, best first, zeros where there are fewer. No gradient flows through it.
+
+    Reference:
+        [Feature Pyramid Networks](https://arxiv.org/abs/1612.03144), section 4.1
+    """
+
+    def __init__(
+        self,
+        pre_nms_topk=1000,
+        post_nms_topk=1000,
+        pre_nms_topk_train=None,
+        post_nms_topk_train=None,
+        nms_threshold=0.7,
+        min_box_size=1e-3,
+        box_variance=(1.0, 1.0, 1.0, 1.0),
+        portable=False,
+        **kwargs,
+    ):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.pre_nms_topk = pre_nms_topk
+        self.post_nms_topk = post_nms_topk
+        self.pre_nms_topk_train = pre_nms_topk_train or pre_nms_topk
+        self.post_nms_topk_train = post_nms_topk_train or post_nms_topk
+        self.nms_threshold = nms_threshold
+        self.min_box_size = min_box_size
+        self.box_variance = tuple(box_variance)
+        self.portable = portable
+        if not portable:
+            self.supports_jit = False  # the suppression kernel has no XLA version
+
+    def call(self, anchors, rpn_logits, rpn_deltas, image_sizes, training=False):
+        pre = self.pre_nms_topk_train if training else self.pre_nms_topk
+        post = self.post_nms_topk_train if training else self.post_nms_topk
+        levels = [
+            self._best_of_level(
+                anchors[level], rpn_logits[level], rpn_deltas[level], image_sizes, pre
+            )
+            for level in sorted(anchors)
+        ]
+        boxes = ops.stack([boxes for boxes, _ in levels], axis=2)  # (B, pre, L, 4)
+        scores = ops.stack(
+            [scores for _, scores in levels], axis=2
+        )  # (B, pre, L): a level is suppressed as a class
+        proposals, *_ = class_nms(
+            boxes,
+            scores,
+            iou_threshold=self.nms_threshold,
+            max_per_class=min(pre, post),
+            max_total=post,
+            portable=self.portable,
+        )
+        return ops.stop_gradient(proposals)
+
+    def _best_of_level(self, anchors, logits, deltas, image_sizes, topk):
+        """The `topk` best boxes of one level: `(B, topk, 4)` and scores `(B, topk)`, 0 where there is none."""
+        available = logits.shape[1]
+        size = (
+            ops.minimum(topk, ops.shape(logits)[1]) if available is None else min(topk, available)
+        )
+        scores, order = ops.top_k(logits, size)
+        boxes = decode_deltas(
+            ops.take(anchors, order, axis=0),
+            ops.take_along_axis(deltas, order[..., None], axis=1),
+            self.box_variance,
+        )
+        boxes = clip_boxes(boxes, image_sizes)
+        sides = boxes[..., 2:] - boxes[..., :2]
+        scores = ops.where(ops.all(sides >= self.min_box_size, axis=-1), ops.sigmoid(scores), 0.0)
+        missing = topk - size
+        boxes = ops.pad(boxes, [[0, 0], [0, missing], [0, 0]])
+        scores = ops.pad(scores, [[0, 0], [0, missing]])
+        # The padding makes the length static again, which the suppression needs to know.
+        return ops.reshape(boxes, (-1, topk, 4)), ops.reshape(scores, (-1, topk))
+
+    def get_config(self):
+        names = (
+            "pre_nms_topk",
+            "post_nms_topk",
+            "pre_nms_topk_train",
+            "post_nms_topk_train",
+            "nms_threshold",
+            "min_box_size",
+            "box_variance",
+            "portable",
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,144 @@
+"""RoIAlign against the loop, both implementations."""
+
+import keras
+import numpy as np
+import oracles
+import pytest
+from keras import ops
+from layer_checks import check_layer
+
+from kmaskrcnn.layers.roi_align import RoIAlign, assign_levels
+
+both = pytest.mark.parametrize("implementation", ["crop_and_resize", "gather"])
+
+
+def pyramid(rng, batch=2, size=(64, 96), channels=3):
+    sizes = {
+        level: (size[0] // stride, size[1] // stride)
+        for level, stride in zip(("P2", "P3", "P4", "P5"), (4, 8, 16, 32))
+    }
+    return {
+        level: rng.normal(size=(batch, *hw, channels)).astype("float32")
+        for level, hw in sizes.items()
+    }
+
+
+def expected(features, boxes, image_indices, levels, **options):
+    pooled = []
+    for box, image, level in zip(boxes, image_indices, levels):
+        feature = features[f"P{level}"][image]
+        pooled.append(oracles.roi_align(feature, box, 2**level, **options))
+    return np.stack(pooled)
+
+
+@both
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("reduce", ["average", "max"])
+@pytest.mark.parametrize("sampling_ratio", [1, 2, 3])
+def test_equals_the_loop(implementation, aligned, reduce, sampling_ratio):
+    rng = np.random.default_rng(0)
+    features = pyramid(rng)
+    boxes = oracles.random_boxes(rng, (40,), 64, 96)  # many of them cross the border
+    boxes[0] = 0  # padding
+    boxes[1] = [-30, -30, 130, 100]  # larger than the picture
+    indices = rng.integers(0, 2, 40).astype("int32")
+    layer = RoIAlign(3, sampling_ratio, aligned, reduce, implementation)
+    levels = ops.convert_to_numpy(assign_levels(boxes, 5, 2))
+    oracle = expected(
+        features,
+        boxes,
+        indices,
+        levels,
+        pool=3,
+        sampling=sampling_ratio,
+        aligned=aligned,
+        reduce=np.mean if reduce == "average" else np.max,
+    )
+    np.testing.assert_allclose(layer(features, boxes, indices), oracle, atol=2e-5)
+
+
+@both
+def test_samples_a_ramp_where_it_says(implementation):
+    """On a map whose value is its own x, a bin's average is the x of its centre."""
+    ramp = np.tile(np.arange(32, dtype="float32")[None, None, :, None], (1, 16, 1, 1))
+    layer = RoIAlign(2, implementation=implementation, levels=("P2",))
+    pooled = ops.convert_to_numpy(
+        layer({"P2": ramp}, np.array([[20, 8, 60, 40]], "float32"), np.array([0]))
+    )
+    # x from 20 to 60 pixels is cells 5 to 15, bins centred at 7.5 and 12.5; cell i is centred at i + 0.5
+    np.testing.assert_allclose(pooled[0, :, :, 0], [[7.0, 12.0], [7.0, 12.0]], atol=1e-5)
+
+
+def test_both_implementations_agree_with_gradients():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(1)
+    features = {level: tf.constant(x) for level, x in pyramid(rng, channels=8).items()}
+    boxes, indices = oracles.random_boxes(rng, (200,), 64, 96), rng.integers(0, 2, 200).astype(
+        "int32"
+    )
+    results = []
+    for implementation in ("crop_and_resize", "gather"):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            pooled = RoIAlign(7, implementation=implementation)(features, boxes, indices)
+            loss = tf.reduce_sum(pooled * tf.sin(tf.range(8, dtype=tf.float32)))
+        results.append((pooled, tape.gradient(loss, features)))
+    np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-4)
+    for level in features:
+        np.testing.assert_allclose(results[0][1][level], results[1][1][level], atol=1e-3, rtol=1e-4)
+
+
+def test_a_region_is_pooled_from_the_level_of_its_size():
+    sides = np.array([10, 111, 113, 223, 225, 447, 449, 2000], "float32")
+    boxes = np.stack([0 * sides, 0 * sides, sides, sides], 1)
+    np.testing.assert_array_equal(assign_levels(boxes, 5, 2), [2, 2, 3, 3, 4, 4, 5, 5])
+
+
+@both
+def test_batched_and_flat_rois_give_the_same(implementation):
+    rng = np.random.default_rng(2)
+    features, boxes = pyramid(rng), oracles.random_boxes(rng, (2, 5), 64, 96)
+    layer = RoIAlign(3, implementation=implementation)
+    flat = layer(features, boxes.reshape(-1, 4), np.repeat([0, 1], 5))
+    np.testing.assert_array_equal(layer(features, boxes), flat)
+
+
+@both
+def test_no_region_at_all(implementation):
+    layer = RoIAlign(3, implementation=implementation)
+    features = pyramid(np.random.default_rng(0))
+    assert layer(features, np.zeros((0, 4), "float32"), np.zeros((0,), "int32")).shape == (
+        0,
+        3,
+        3,
+        3,
+    )
+
+
+@both
+def test_runner(implementation):
+    rng = np.random.default_rng(3)
+    boxes = oracles.random_boxes(rng, (2, 5), 64, 96)
+    check_layer(RoIAlign(3, implementation=implementation), (pyramid(rng), boxes), free_axes=(1, 2))
+
+
+def test_gather_compiles_with_xla():
+    import tensorflow as tf
+
+    rng = np.random.default_rng(4)
+    features, boxes = pyramid(rng), oracles.random_boxes(rng, (2, 5), 64, 96)
+    layer = RoIAlign(3, implementation="gather")
+    compiled = tf.function(layer, jit_compile=True)(features, boxes)
+    np.testing.assert_allclose(compiled, layer(features, boxes), atol=1e-5)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="reduce.*'sum'"):
+        RoIAlign(reduce="sum")
+    with pytest.raises(ValueError, match="implementation.*'pool'"):
+        RoIAlign(implementation="pool")
+    with pytest.raises(ValueError, match="sampling_ratio.*0"):
+        RoIAlign(sampling_ratio=0)
+    with pytest.raises(ValueError, match="image_indices"):
+        RoIAlign()(pyramid(np.random.default_rng(0)), keras.ops.zeros((3, 4)))
