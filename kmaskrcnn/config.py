@@ -1,0 +1,326 @@
+"""What a model, its data and its training are made of: frozen dataclasses, to and from YAML.
+
+A key that does not exist, or a value of the wrong type, is an error that names the key and the nearest valid one.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A configuration names an unknown key or holds a value of the wrong type or range."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRCNNConfig:
+    """The architecture of one Mask R-CNN, and how it turns a picture into detections.
+
+    Defaults are those of the Feature Pyramid Network version of the paper as Detectron2 and torchvision train it.
+    Lengths are pixels of the network image; `(P2, P3, P4, P5, P6)` order where a tuple speaks of pyramid levels.
+
+    Example:
+        ```python
+        config = MaskRCNNConfig(class_names=("nucleus",), backbone="resnet18")
+        ```
+    """
+
+    # Classes: ids 0 ... K-1 in this order; the background is the last logit, K.
+    class_names: tuple[str, ...] = ("object",)
+
+    # The picture, RGB 0-255: resized to `min_size` at its short side, `max_size` at most at its long side.
+    min_size: int = 800
+    max_size: int = 1333
+    in_channels: int = 3
+    pixel_mean: tuple[float, ...] | None = None  # None: what the backbone was trained with
+    pixel_std: tuple[float, ...] | None = None
+
+    # Backbone and pyramid
+    backbone: str = "resnet50"
+    stride_in_1x1: bool = False  # True for the original (MSRA) ResNets, False for PyTorch's
+    norm: str = "frozen_batch_norm"
+    norm_epsilon: float = 1e-5
+    fpn_channels: int = 256
+    fpn_norm: str | None = None
+
+    # Anchors: one scale a level, every aspect ratio (height / width) at each place
+    anchor_scales: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchor_aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    # Region proposal network
+    rpn_convs: int = 1
+    rpn_positive_threshold: float = 0.7
+    rpn_negative_threshold: float = 0.3
+    rpn_anchors_per_image: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_nms_threshold: float = 0.7
+    rpn_box_variance: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    rpn_min_box_size: float = 1e-3
+    rpn_pre_nms_topk_train: int = 2000  # a level
+    rpn_pre_nms_topk: int = 1000
+    rpn_post_nms_topk_train: int = 1000  # an image
+    rpn_post_nms_topk: int = 1000
+
+    # Regions: sampled for training, pooled from the pyramid
+    rois_per_image: int = 512
+    roi_positive_threshold: float = 0.5
+    roi_positive_fraction: float = 0.25
+    roi_align: str = "auto"  # "crop_and_resize", "gather"
+    roi_sampling_ratio: int = 2
+    roi_aligned: bool = True
+
+    # Box head
+    box_pool_size: int = 7
+    box_head_convs: int = 0
+    box_head_dense: int = 2
+    box_head_units: int = 1024
+    head_norm: str | None = None  # of the convolutions in box and mask head
+    box_variance: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    smooth_l1_beta: float = 1.0 / 9.0
+
+    # Mask head
+    with_mask: bool = True
+    mask_pool_size: int = 14  # masks are twice as fine
+    mask_head_convs: int = 4
+    mask_head_channels: int = 256
+
+    # Detections
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+
+    # Only operations that XLA, JAX, ONNX and LiteRT have, with fixed shapes; slower in a TensorFlow graph
+    portable: bool = False
+
+    def __post_init__(self):
+        check_types(self)
+        check_ranges(self)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, the background not counted."""
+        return len(self.class_names)
+
+    @property
+    def mask_size(self) -> int:
+        """Height and width of a predicted mask, in its box's frame."""
+        return 2 * self.mask_pool_size
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """How pictures become batches."""
+
+    batch_size: int = 2
+    flip: bool = True
+    seed: int = 0
+    on_error: str = "raise"  # or "skip": leave faulty items out and list them
+
+    def __post_init__(self):
+        check_types(self)
+        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
+        require_one_of("data.on_error", self.on_error, ("raise", "skip"))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how fast and from what weights a model trains.
+
+    The schedule is a linear warm-up, then `"step"` (tenfold drops at 2/3 and 8/9 of the steps) or `"cosine"`.
+    """
+
+    epochs: int = 12
+    optimizer: str = "sgd"  # or "adamw"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "step"
+    warmup_steps: int = 500
+    gradient_clip_norm: float | None = None
+    gradient_accumulation_steps: int | None = None
+    trainable_stages: int = 3  # of the backbone, counted from its end; 5 is all of it
+    backbone_weights: str | None = None  # "imagenet" or a file
+    mixed_precision: str | None = None  # "mixed_bfloat16" or "mixed_float16"
+    evaluate_every: int = 1  # epochs
+    seed: int = 0
+
+    def __post_init__(self):
+        check_types(self)
+        require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        require(
+            0 <= self.trainable_stages <= 5,
+            "training.trainable_stages",
+            self.trainable_stages,
+            "0 to 5",
+        )
+        require_one_of("training.optimizer", self.optimizer, ("sgd", "adamw"))
+        require_one_of("training.schedule", self.schedule, ("step", "cosine", "constant"))
+        policies = (None, "mixed_bfloat16", "mixed_float16")
+        require_one_of("training.mixed_precision", self.mixed_precision, policies)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One YAML file in `configs/`: a model, its data and its training."""
+
+    model: MaskRCNNConfig = dataclasses.field(default_factory=MaskRCNNConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# To and from dictionaries and YAML
+
+
+def to_dict(config) -> dict:
+    """Turn a configuration into plain dictionaries, lists and numbers."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(cls: type, values: dict, where: str = ""):
+    """Build the configuration `cls` from a dictionary; keys that are left out keep their defaults.
+
+    Args:
+        cls: `Recipe` or one of its parts.
+        values: the dictionary, as `to_dict` gives or YAML reads.
+        where: the dotted path of `cls` within the file, for error messages.
+
+    Raises:
+        ConfigError: on a key that `cls` does not have, or a value of the wrong type or range.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where or 'configuration'}: expected keys and values, got {values!r}")
+    fields = typing.get_type_hints(cls)
+    read = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in fields:
+            raise ConfigError(f"unknown key {path!r}{nearest(str(key), fields)}")
+        if dataclasses.is_dataclass(fields[key]):
+            value = from_dict(fields[key], value, path)
+        read[key] = tuple(value) if isinstance(value, list) else value
+    return cls(**read)
+
+
+def load_yaml(path: str | Path, cls: type = Recipe):
+    """Read a configuration from a YAML file; errors name the file."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        return from_dict(cls, values)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (yaml.YAMLError, ConfigError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def save_yaml(config, path: str | Path) -> None:
+    """Write a configuration as YAML that `load_yaml` reads back equal."""
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def override(recipe: Recipe, assignments: typing.Iterable[str]) -> Recipe:
+    """Apply `key=value` strings to a recipe, as `--set` on the command line gives them.
+
+    Args:
+        recipe: what to start from.
+        assignments: `"training.epochs=3"`; the part may be left out where one part alone has the key.
+    """
+    values = to_dict(recipe)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment!r}: expected key=value")
+        part, _, name = full_key(key.strip(), values).partition(".")
+        try:
+            values[part][name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not YAML: {error}") from error
+    return from_dict(Recipe, values)
+
+
+def full_key(key: str, values: dict) -> str:
+    """Complete `epochs` to `training.epochs`."""
+    known = [f"{part}.{name}" for part, names in values.items() for name in names]
+    matches = [path for path in known if key in (path, path.partition(".")[2])]
+    if len(matches) != 1:
+        hint = f"; it could be {' or '.join(matches)}" if matches else nearest(key, known)
+        raise ConfigError(f"unknown key {key!r}{hint}")
+    return matches[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def nearest(key: str, known) -> str:
+    """The end of an error message: the valid key that looks most like `key`."""
+    by_name = {name.rpartition(".")[2]: name for name in known}
+    close = difflib.get_close_matches(key.rpartition(".")[2], by_name, n=1, cutoff=0.0)
+    return f"; did you mean {by_name[close[0]]!r}?" if close else ""
+
+
+def require(holds: bool, key: str, value, accepted: str) -> None:
+    """Raise a `ConfigError` that names the key, the value and what is accepted, unless `holds`."""
+    if not holds:
+        raise ConfigError(f"{key}: got {value!r}, accepted is {accepted}")
+
+
+def require_one_of(key: str, value, accepted: tuple) -> None:
+    """Raise a `ConfigError` unless `value` is among `accepted`."""
+    require(value in accepted, key, value, "one of " + ", ".join(str(name) for name in accepted))
+
+
+def check_types(config) -> None:
+    """Compare every value with its annotation; whole numbers are welcome where a float is asked for."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        require(is_a(value, hint), name, value, getattr(hint, "__name__", str(hint)))
+
+
+def is_a(value, hint) -> bool:
+    """Whether `value` fits the type annotation `hint`."""
+    if isinstance(hint, types.UnionType):
+        return any(is_a(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(is_a(entry, item) for entry in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def check_ranges(config: MaskRCNNConfig) -> None:
+    """Refuse values with which no model can be built."""
+    names = config.class_names
+    require(len(names) > 0, "class_names", names, "one name or more")
+    require(len(set(names)) == len(names), "class_names", names, "names that differ")
+    require(0 < config.min_size <= config.max_size, "min_size", config.min_size, "1 to max_size")
+    require(
+        len(config.anchor_scales) == 5, "anchor_scales", config.anchor_scales, "five, for P2 to P6"
+    )
+    for name in ("box_variance", "rpn_box_variance"):
+        require(len(getattr(config, name)) == 4, name, getattr(config, name), "four numbers")
+    require_one_of("roi_align", config.roi_align, ("auto", "crop_and_resize", "gather"))
+    for name in ("pixel_mean", "pixel_std"):
+        value = getattr(config, name)
+        accepted = f"one number for each of the {config.in_channels} channels"
+        require(value is None or len(value) == config.in_channels, name, value, accepted)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name.endswith(("threshold", "fraction")):
+            require(0 <= value <= 1, field.name, value, "a number from 0 to 1")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            lowest = 0 if field.name.endswith("_convs") else 1
+            require(value >= lowest, field.name, value, f"{lowest} or more")
