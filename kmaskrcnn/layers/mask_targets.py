@@ -15,6 +15,7 @@ class MaskTargetLayer(keras.layers.Layer):
 
     Args:
         mask_size: M, height and width of the targets.
+        implementation: of `RoIAlign`.
 
     Call arguments:
         rois: `(N, 4)` xyxy pixels.
@@ -30,10 +31,13 @@ class MaskTargetLayer(keras.layers.Layer):
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3.1
     """
 
-    def __init__(self, mask_size=28, **kwargs):
+    def __init__(self, mask_size=28, implementation="auto", **kwargs):
         super().__init__(**{"dtype": "float32", "autocast": False, **kwargs})
         self.mask_size = mask_size
-        self.align = RoIAlign(mask_size, levels=("P0",), dtype="float32", name="align")
+        self.implementation = implementation
+        self.align = RoIAlign(
+            mask_size, implementation=implementation, levels=("P0",), dtype="float32", name="align"
+        )
         self.supports_jit = self.align.supports_jit
 
     def build(self, *_):
@@ -56,4 +60,5 @@ class MaskTargetLayer(keras.layers.Layer):
         return ops.cast(pooled[..., 0] >= 0.5, "float32")
 
     def get_config(self):
-        return {**super().get_config(), "mask_size": self.mask_size}
+        own = {"mask_size": self.mask_size, "implementation": self.implementation}
+        return {**super().get_config(), **own}

@@ -1,0 +1,237 @@
+"""A convolution with its normalisation: the brick of every trunk, pyramid and head here.
+
+Names: k kernel size, H and W the input's height and width, C channels, F filters.
+"""
+
+import keras
+from keras import ops
+
+FROZEN, BATCH, GROUP, SYNC = "frozen_batch_norm", "batch_norm", "group_norm", "sync_batch_norm"
+NORMS = (FROZEN, BATCH, GROUP, SYNC, None)
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class FrozenBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation that never trains: always its moving statistics, whatever `trainable` says.
+
+    A detector's batch of 1 or 2 pictures is too small for batch statistics, so Mask R-CNN keeps those
+    of ImageNet. Setting `model.trainable = True` on the whole must not undo that, hence a class
+    instead of a flag. Weights, their names and order are those of `keras.layers.BatchNormalization`.
+
+    Reference: [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3.1 and
+    [Deep Residual Learning](https://arxiv.org/abs/1512.03385), appendix A.
+    """
+
+    @property
+    def trainable(self):
+        return False
+
+    @trainable.setter
+    def trainable(self, value):
+        pass
+
+    def call(self, inputs, training=None, mask=None):
+        # Keras's own call goes through float32 in mixed precision; two element-wise operations in the
+        # compute dtype are all that a fixed scale and shift need.
+        scale, shift = scale_and_shift(self)
+        return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
+
+
+def scale_and_shift(norm):
+    """Gives the `y = scale * x + shift` that a batch normalisation computes at inference.
+
+    Args:
+        norm: a built `keras.layers.BatchNormalization` over the last axis, C channels.
+
+    Returns:
+        `(scale, shift)`, both `(C,)` float32.
+    """
+    scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
+    if norm.gamma is not None:
+        scale = scale * norm.gamma
+    shift = -norm.moving_mean * scale
+    return scale, shift if norm.beta is None else shift + norm.beta
+
+
+def make_norm(norm, epsilon, **kwargs):
+    """Makes the Keras layer that a norm's name stands for; `None` for no norm.
+
+    Args:
+        norm: `"frozen_batch_norm"`, `"batch_norm"`, `"sync_batch_norm"` (statistics over all replicas
+            of a distribution strategy; TensorFlow only), `"group_norm"` (32 groups) or `None`.
+        epsilon: added to the variance.
+        **kwargs: the layer's `name` and `dtype`.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if norm == FROZEN:
+        return FrozenBatchNormalization(epsilon=epsilon, **kwargs)
+    if norm in (BATCH, SYNC):
+        # Momentum 0.9 as PyTorch's 0.1: detection schedules are short for Keras's 0.99.
+        return keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=epsilon, synchronized=norm == SYNC, **kwargs
+        )
+    if norm == GROUP:
+        return keras.layers.GroupNormalization(groups=32, epsilon=epsilon, **kwargs)
+    if norm is None:
+        return None
+    raise ValueError(f"norm={norm!r} is not known; accepted are {', '.join(map(repr, NORMS))}.")
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class ConvNorm(keras.layers.Layer):
+    """Convolution, normalisation and activation as one layer.
+
+    Padding is explicit and symmetric, `(k - 1) // 2 * dilation_rate` on every side, so that the output
+    has `ceil(H / strides)` rows. TensorFlow's "same" pads a stride of 2 at the bottom and right only,
+    which shifts every feature by half a pixel against the published weights.
+
+    Where batch norm is fixed (frozen, or not training) it is folded into the kernel at call time:
+    `conv(x, kernel * scale) + shift` spares a pass over the activations and the kernel still gets its
+    gradient. Folding happens in float32 and is then cast to the compute dtype.
+
+    Args:
+        filters: F.
+        kernel_size: k, odd.
+        strides: step of the window; with `dilation_rate > 1` it must be 1.
+        norm: see `make_norm`. Its layer is the attribute `norm_layer`, named "norm", with the weights
+            `gamma`, `beta`, `moving_mean`, `moving_variance` for the batch norms.
+        norm_epsilon: added to the variance (1e-5 in PyTorch and Caffe trunks, 1e-3 in Keras's).
+        activation: name of a Keras activation, or `None`.
+        use_bias: by default only where there is no norm.
+        dilation_rate: distance of the kernel's taps.
+        groups: input and output channels fall into so many independent groups (ResNeXt).
+        kernel_initializer: by default He normal on the fan-out, as in torchvision's ResNet.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: `(B, H, W, C)` floats.
+        training: whether a trainable batch norm uses the batch's statistics.
+
+    Returns:
+        `(B, ceil(H / strides), ceil(W / strides), F)` in the compute dtype.
+
+    Raises:
+        ValueError: for an even kernel, an unknown norm, or strides and dilation together.
+
+    Example:
+        >>> ConvNorm(64, 7, strides=2, activation="relu")(images).shape
+        (1, 400, 608, 64)
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides=1,
+        norm=FROZEN,
+        norm_epsilon=1e-5,
+        activation=None,
+        use_bias=None,
+        dilation_rate=1,
+        groups=1,
+        kernel_initializer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={kernel_size} is even; symmetric padding needs it odd.")
+        if strides > 1 and dilation_rate > 1:
+            raise ValueError(f"strides={strides} and dilation_rate={dilation_rate}: one must be 1.")
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.norm = norm
+        self.norm_epsilon = norm_epsilon
+        self.activation = activation
+        self.use_bias = norm is None if use_bias is None else use_bias
+        self.dilation_rate = dilation_rate
+        self.groups = groups
+        self.kernel_initializer = keras.initializers.get(
+            kernel_initializer
+            or keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+        )
+        self.norm_layer = make_norm(norm, norm_epsilon, name="norm", dtype=self.dtype_policy)
+        self._activate = keras.activations.get(activation)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels % self.groups or self.filters % self.groups:
+            raise ValueError(
+                f"groups={self.groups} must divide the input's channels ({channels}) "
+                f"and filters ({self.filters})."
+            )
+        shape = (self.kernel_size, self.kernel_size, channels // self.groups, self.filters)
+        # Not autocast, so that kernel * scale is rounded to bfloat16 once, not twice.
+        self.kernel = self.add_weight(
+            name="kernel", shape=shape, initializer=self.kernel_initializer, autocast=False
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(self.filters,), initializer="zeros", autocast=False
+            )
+        if self.norm_layer is not None:
+            self.norm_layer.build(self.compute_output_shape(input_shape))
+
+    def call(self, inputs, training=False):
+        kernel, shift = self.kernel, self.bias if self.use_bias else None
+        folded = self._is_fixed(training)
+        if folded:
+            scale, norm_shift = scale_and_shift(self.norm_layer)
+            kernel = kernel * scale
+            shift = norm_shift if shift is None else shift * scale + norm_shift
+        outputs = self._convolve(inputs, ops.cast(kernel, self.compute_dtype))
+        if shift is not None:
+            outputs = outputs + ops.cast(shift, self.compute_dtype)
+        if self.norm_layer is not None and not folded:
+            outputs = self._normalise(outputs, training)
+        return self._activate(outputs)
+
+    def _is_fixed(self, training):
+        is_batch_norm = isinstance(self.norm_layer, keras.layers.BatchNormalization)
+        return is_batch_norm and not (training and self.norm_layer.trainable)
+
+    def _normalise(self, outputs, training):
+        if self.norm == GROUP:
+            return self.norm_layer(outputs)
+        return self.norm_layer(outputs, training=training)
+
+    def _convolve(self, inputs, kernel):
+        padding = "same"
+        if self.strides > 1:
+            pad = (self.kernel_size - 1) // 2
+            if pad:
+                inputs = ops.pad(inputs, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+            padding = "valid"
+        return ops.conv(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=padding,
+            data_format="channels_last",
+            dilation_rate=self.dilation_rate,
+        )
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+
+        def reduced(size):
+            return None if size is None else -(-size // self.strides)
+
+        return (batch, reduced(height), reduced(width), self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "norm": self.norm,
+            "norm_epsilon": self.norm_epsilon,
+            "activation": self.activation,
+            "use_bias": self.use_bias,
+            "dilation_rate": self.dilation_rate,
+            "groups": self.groups,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,0 +1,1 @@
+"""Readers of published weights: they fill a model that is already built."""

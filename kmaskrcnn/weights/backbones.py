@@ -1,0 +1,98 @@
+"""ImageNet weights for a built backbone: Keras's own download, or a local file."""
+
+import functools
+import pathlib
+
+import keras
+
+from kmaskrcnn.weights.mobilenet import load_folded_mobilenet_v2
+
+_MOBILENET = keras.applications.MobileNetV2
+_EFFICIENTNET = {"include_preprocessing": False}
+
+# The name of a backbone -> the function of `keras.applications` whose weights fit it.
+NETWORKS = {
+    "mobilenet_v2": _MOBILENET,
+    **{
+        f"mobilenet_v2_{alpha:g}": functools.partial(_MOBILENET, alpha=alpha)
+        for alpha in (0.35, 0.5, 0.75, 1.3, 1.4)
+    },
+    "efficientnetv2_b0": functools.partial(keras.applications.EfficientNetV2B0, **_EFFICIENTNET),
+    "efficientnetv2_s": functools.partial(keras.applications.EfficientNetV2S, **_EFFICIENTNET),
+    "convnext_tiny": functools.partial(
+        keras.applications.ConvNeXtTiny, include_preprocessing=False
+    ),
+}
+
+
+def load_backbone_weights(backbone, source):
+    """Fills a built backbone with weights, in place.
+
+    Args:
+        backbone: a `keras.Model` of `build_backbone`, known by its name.
+        source: one of
+
+            - `"imagenet"`: Keras downloads its weights once and keeps them (not for the ResNets);
+            - a `.weights.h5` file that `backbone.save_weights` wrote;
+            - an `.h5` file without top as published for `keras.applications`;
+            - an `.npz` file of folded MobileNetV2 weights, see `load_folded_mobilenet_v2`.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a source that this backbone has none of, or whose shapes differ.
+        OSError: when the download fails; it says where to put the file instead.
+
+    Example:
+        >>> load_backbone_weights(build_backbone("mobilenet_v2"), "imagenet")
+    """
+    if source == "imagenet":
+        _copy_weights(_download(backbone.name), backbone)
+        return
+    path = pathlib.Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"source={str(source)!r}: no such file, and not 'imagenet'.")
+    if path.name.endswith(".weights.h5"):
+        backbone.load_weights(path)
+    elif path.suffix == ".h5":
+        _copy_weights(_network(backbone.name)(weights=str(path)), backbone)
+    elif path.suffix == ".npz" and backbone.name.startswith("mobilenet_v2"):
+        load_folded_mobilenet_v2(backbone, path)
+    else:
+        raise ValueError(
+            f"source={str(source)!r} is not for backbone {backbone.name!r}; accepted are "
+            "'imagenet', .weights.h5, .h5, and .npz for mobilenet_v2."
+        )
+
+
+def _network(name):
+    if name not in NETWORKS:
+        raise ValueError(
+            f"backbone {name!r} has no weights in keras.applications; accepted are "
+            f"{', '.join(NETWORKS)}, or give a .weights.h5 file."
+        )
+    # The size that the weights were published for; they do not depend on it.
+    return functools.partial(NETWORKS[name], include_top=False, input_shape=(224, 224, 3))
+
+
+def _download(name):
+    network = _network(name)
+    try:
+        return network(weights="imagenet")
+    except Exception as error:  # a plain Exception is what keras.utils.get_file raises
+        raise OSError(
+            f"The ImageNet weights of {name!r} could not be had: {error}. Put the file of that "
+            "address into ~/.keras/models, or give its path as source."
+        ) from error
+
+
+def _copy_weights(network, backbone):
+    """Copies weights layer by layer; both were built by the same function, so in the same order."""
+    for given, layer in zip(network.layers, backbone.layers):
+        # Automatic names such as layer_normalization_3 differ, shapes must not.
+        shapes = [[tuple(weight.shape) for weight in one.weights] for one in (given, layer)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"layer {layer.name!r} of backbone {backbone.name!r} has weights of shapes "
+                f"{shapes[1]}, the source ({given.name!r}) {shapes[0]}."
+            )
+        layer.set_weights(given.get_weights())
