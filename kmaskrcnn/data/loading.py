@@ -1,0 +1,100 @@
+"""One batch of pictures and objects from disk, in NumPy.
+
+Shapes: B pictures, H x W the padded batch, G objects (the most in the batch, at least 1), M mask size.
+"""
+
+import cv2
+import numpy as np
+
+from kmaskrcnn.data.faults import DatasetError, Fault, Rejected
+from kmaskrcnn.data.pictures import read_picture
+from kmaskrcnn.geometry.resizing import padded_length
+from kmaskrcnn.geometry.segmentations import rasterise_in_box
+
+
+class BatchLoader:
+    """Loads the pictures of one batch and their objects; the same arguments give the same arrays.
+
+    Args:
+        images: sequence of `ImageRecord`.
+        sizes: `(height, width)` of each once resized.
+        divisor: int, the batch's height and width are padded to a multiple of it.
+        mask_size: int, cells along each side of a mask, or `None` for no masks.
+
+    Call arguments:
+        indices: `(B,)` ints into `images`.
+        flips: `(B,)` bool, which pictures are mirrored left to right.
+
+    Returns:
+        Dictionary of NumPy arrays, inputs and targets together, as `make_dataset` documents them.
+
+    Raises:
+        DatasetError: if a picture cannot be read; it names the file and the image id.
+    """
+
+    def __init__(self, images, sizes, divisor, mask_size):
+        self.images, self.sizes, self.divisor, self.mask_size = images, sizes, divisor, mask_size
+
+    def __call__(self, indices, flips):
+        records = [self.images[i] for i in indices]
+        sizes = [self.sizes[i] for i in indices]
+        return {
+            "images": self.load_pictures(records, sizes, flips),
+            "image_sizes": np.array(sizes, np.int32),
+            **self.load_objects(records, sizes, flips),
+            "image_ids": np.array([record.image_id for record in records], np.int64),
+            "original_sizes": np.array([(r.height, r.width) for r in records], np.int32),
+        }
+
+    def load_pictures(self, records, sizes, flips):
+        height, width = (padded_length(side, self.divisor) for side in np.max(sizes, axis=0))
+        images = np.zeros((len(records), height, width, 3), np.uint8)
+        for image, record, (new_height, new_width), flipped in zip(images, records, sizes, flips):
+            picture = _read_named(record)
+            if flipped:
+                picture = cv2.flip(picture, 1)
+            # Writes straight into the batch: no copy of the resized picture is made.
+            inner = image[:new_height, :new_width]
+            cv2.resize(picture, (new_width, new_height), dst=inner)
+        return images
+
+    def load_objects(self, records, sizes, flips):
+        most = max([1, *(len(record.instances) for record in records)])
+        boxes = np.zeros((len(records), most, 4), np.float32)
+        labels = np.full((len(records), most), -1, np.int32)
+        is_crowd = np.zeros((len(records), most), bool)
+        for b, (record, size, flipped) in enumerate(zip(records, sizes, flips)):
+            count = len(record.instances)
+            boxes[b, :count] = _resized_boxes(record, size, flipped)
+            labels[b, :count] = [instance.label for instance in record.instances]
+            is_crowd[b, :count] = [instance.is_crowd for instance in record.instances]
+        objects = {"boxes": boxes, "labels": labels, "is_crowd": is_crowd}
+        if self.mask_size is not None:
+            objects["masks"] = self.load_masks(records, flips, most)
+        return objects
+
+    def load_masks(self, records, flips, most):
+        # The box's frame moves and grows with the box, so resizing leaves a mask as it is.
+        size = self.mask_size
+        masks = np.zeros((len(records), most, size, size), np.uint8)
+        for b, (record, flipped) in enumerate(zip(records, flips)):
+            for g, instance in enumerate(record.instances):
+                mask = rasterise_in_box(instance.segmentation, instance.box, size)
+                masks[b, g] = mask[:, ::-1] if flipped else mask
+        return masks
+
+
+def _read_named(record):
+    try:
+        return read_picture(record.path, (record.height, record.width))
+    except Rejected as rejected:
+        fault = Fault(rejected.kind, str(rejected), record.path, record.image_id)
+        raise DatasetError([fault]) from rejected
+
+
+def _resized_boxes(record, size, flipped):
+    scale = np.array([size[1] / record.width, size[0] / record.height] * 2)
+    boxes = np.array([instance.box for instance in record.instances]).reshape(-1, 4) * scale
+    if flipped:
+        boxes[:, [0, 2]] = size[1] - boxes[:, [2, 0]]
+    return boxes

@@ -1,0 +1,128 @@
+"""Picture files: their size without decoding, whether they are whole, and their pixels."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from kmaskrcnn.data.faults import Rejected
+
+EXIF_ORIENTATION = 0x0112
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+
+
+def is_whole(data):
+    """Whether an encoded JPEG or PNG has its end.
+
+    Without this check half a JPEG is a sound picture: its decoder fills the lost part with gray.
+
+    Args:
+        data: bytes of the file.
+
+    Returns:
+        bool; `True` for other formats, whose decoders fail by themselves.
+    """
+    if data.startswith(_JPEG_START):
+        # An embedded thumbnail has an end of its own, but before the picture's scan begins.
+        return data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN)
+    return not data.startswith(_PNG_START) or _PNG_END in data
+
+
+def read_picture(path, shape=None):
+    """The pixels of a picture file of any kind that OpenCV reads.
+
+    Gray, palette, transparent and 16-bit pictures become RGB of 8 bits: gray is repeated, alpha is
+    dropped, of 16 bits the upper 8 are kept. The EXIF orientation is applied, unless `shape` says
+    that the annotations were made on the picture as it is stored.
+
+    Args:
+        path: path of the file.
+        shape: `(height, width)` that the dataset declares, or `None` to accept any.
+
+    Returns:
+        `(height, width, 3)` uint8, RGB.
+
+    Raises:
+        Rejected: a `ValueError` with a `kind`, if the file is missing, cut off, no picture, or of
+            another size. The caller knows the picture's name and adds it.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
+    if not is_whole(data):
+        raise Rejected("truncated file", "the file is cut off: its end marker is missing")
+    picture = _decode(data, cv2.IMREAD_COLOR_RGB)
+    if shape is None or picture.shape[:2] == tuple(shape):
+        return picture
+    stored = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if stored.shape[:2] != tuple(shape):
+        raise _wrong_size(shape, picture.shape[:2])
+    return stored
+
+
+def _unreadable(error):
+    # A name that no file can have, with a zero byte in it, is a ValueError.
+    reason = getattr(error, "strerror", None) or error
+    return Rejected("missing file", f"the file cannot be read: {reason}")
+
+
+def _decode(data, flags):
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if picture is None:
+        raise Rejected("not a picture", "the file is not a picture that OpenCV can decode")
+    return picture
+
+
+def _wrong_size(declared, found):
+    return Rejected(
+        "size mismatch",
+        f"the dataset declares height {declared[0]} and width {declared[1]}, "
+        f"the file has {found[0]} and {found[1]}",
+    )
+
+
+def check_header(path, shape):
+    """Checks a picture file by its header and its end, without decoding: about 0.1 ms.
+
+    A format other than JPEG and PNG is decoded, since its end cannot be told.
+
+    Args:
+        path: path of the file.
+        shape: `(height, width)` that the dataset declares.
+
+    Raises:
+        Rejected: as `read_picture`; damage inside a file that is whole goes unseen.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_PNG_START))
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - len(_PNG_END)))
+            end = file.read()
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
+    ends_well = (start.startswith(_JPEG_START) and end.endswith(_JPEG_END)) or (
+        start == _PNG_START and end == _PNG_END
+    )
+    if ends_well:
+        _check_declared_size(path, shape)
+    else:
+        read_picture(path, shape)
+
+
+def _check_declared_size(path, shape):
+    try:
+        with Image.open(path) as picture:
+            stored = (picture.height, picture.width)
+            if stored == tuple(shape):
+                return
+            turned = picture.getexif().get(EXIF_ORIENTATION) in TRANSPOSED
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Rejected("not a picture", f"the file's header cannot be read: {error}") from error
+    if not (turned and stored[::-1] == tuple(shape)):
+        raise _wrong_size(shape, stored[::-1] if turned else stored)
