@@ -1,0 +1,335 @@
+"""COCO's average precision, from a ground truth and results as COCO json holds them.
+
+    truth, found -> overlaps -> matches at 10 thresholds in 4 areas -> curves of a class -> AP
+
+pycocotools measures overlaps and accumulates curves; the matching between them is done here for all
+thresholds and areas at once, with the same outcome. Classes are evaluated one at a time, with only
+the pictures that a class is or was found in, so that memory is that of the largest class.
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import numbers
+import sys
+import threading
+from collections import defaultdict
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from kmaskrcnn.geometry.segmentations import to_rle
+
+logger = logging.getLogger(__name__)
+
+# task: (pycocotools' name for it, the field of a result that it needs, its areas in order)
+TASKS = {
+    "box": ("bbox", "bbox", ("", "s", "m", "l")),
+    "mask": ("segm", "segmentation", ("", "s", "m", "l")),
+    "keypoint": ("keypoints", "keypoints", ("", "m", "l")),
+}
+IOU_50, IOU_75 = 0, 5  # places in 0.50, 0.55 ... 0.95
+
+
+def evaluate_results(ground_truth, results, task="box", sigmas=None):
+    """COCO's average precision and recall of results against a ground truth.
+
+    Neither argument is changed. Of a picture at most 100 detections a class count (with keypoints
+    20), as in COCO: more objects of one class than that cannot all be found.
+
+    Args:
+        ground_truth: path of a COCO json, or its content: a dict with `images`, `annotations` and
+            `categories`.
+        results: path of a COCO results json, or its content: a list of dicts with `image_id`,
+            `category_id`, `score` and `bbox` (`[x, y, width, height]`), `segmentation` (RLE or
+            polygons) or `keypoints`.
+        task: `"box"`, `"mask"` or `"keypoint"`.
+        sigmas: the spread of each keypoint in object sizes; by default COCO's 17 of a person.
+
+    Returns:
+        A dict of floats in 0 ... 1, None where there are no such objects (COCO says -1).
+        Boxes and masks: `AP` (mean over IoU 0.50:0.95), `AP50`, `AP75`, `APs`, `APm`, `APl` (areas
+        under 32^2, under 96^2, above), `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`. Keypoints:
+        `AP`, `AP50`, `AP75`, `APm`, `APl`, `AR`, `AR50`, `AR75`, `ARm`, `ARl`. And `per_class`:
+        `{class name: AP}`.
+
+    Raises:
+        ValueError: `task` is unknown, a file is not the json wanted, or a result lacks a field or
+            names a picture that the ground truth does not have.
+
+    Example:
+        >>> evaluate_results("instances_val2017.json", "results.json", task="mask")["AP50"]
+        0.562
+    """
+    if task not in TASKS:
+        raise ValueError(f"task: one of {sorted(TASKS)} wanted, got {task!r}.")
+    ground_truth = _read(ground_truth, "ground_truth", dict)
+    results = _read(results, "results", list)
+    images = {image["id"]: image for image in _field(ground_truth, "images", "ground_truth")}
+    annotations = _field(ground_truth, "annotations", "ground_truth")
+    categories = _field(ground_truth, "categories", "ground_truth")
+    names = {category["id"]: category["name"] for category in categories}
+    _check_results(results, images, names, TASKS[task][1])
+    if not names:
+        raise ValueError("ground_truth: there are no categories to evaluate.")
+    where = "an annotation of the ground truth"
+    truth = _by_category(a for a in annotations if _field(a, "image_id", where) in images)
+    found = _by_category(results)
+    with _quiet_in_this_thread():
+        curves = [
+            _evaluate_category(category, images, truth[category], found[category], task, sigmas)
+            for category in sorted(names)
+        ]
+    return _summarise(curves, [names[category] for category in sorted(names)], task)
+
+
+def _read(source, name, kind):
+    """The content of a json file, or the content itself."""
+    if not isinstance(source, kind):
+        try:
+            with open(source, encoding="utf-8") as file:
+                source, name = json.load(file), f"{name}: {source}"
+        except (TypeError, OSError, ValueError) as error:
+            raise ValueError(f"{name}: cannot read {source!r} as json: {error}") from error
+    if not isinstance(source, kind):
+        raise ValueError(f"{name}: a json {kind.__name__} wanted, got {type(source).__name__}.")
+    return source
+
+
+def _field(entry, name, where):
+    try:
+        return entry[name]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{where}: no field {name!r} in {str(entry)[:200]}") from error
+
+
+def _check_results(results, images, names, field):
+    """Every result is complete and of a known picture; unknown categories are only warned of."""
+    unknown = set()
+    for index, result in enumerate(results):
+        where = f"results[{index}]"
+        image_id = _field(result, "image_id", where)
+        if image_id not in images:
+            raise ValueError(
+                f"{where}: image_id {image_id!r} is not among the {len(images)} pictures of the "
+                "ground truth."
+            )
+        score = _field(result, "score", where)
+        if not (isinstance(score, numbers.Real) and math.isfinite(score)):
+            raise ValueError(f"{where}: score {score!r} is not a finite number.")
+        _field(result, field, where)
+        if _field(result, "category_id", where) not in names:
+            unknown.add(result["category_id"])
+    if unknown:
+        logger.warning("category ids without a place in the ground truth: %s", sorted(unknown))
+
+
+def _by_category(entries):
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[_field(entry, "category_id", f"an entry of image {entry['image_id']}")].append(entry)
+    return groups
+
+
+def _evaluate_category(category, images, truth, found, task, sigmas):
+    """Precision `(T, R, A, L)` and recall `(T, A, L)` of a class, -1 where it has no objects.
+
+    T thresholds of IoU, R places of recall, A areas, L limits of detections a picture.
+    """
+    evaluation = _Evaluation(
+        _index(images, [_truth_entry(entry, images, task) for entry in truth]),
+        _index(images, [_result_entry(entry, images, task) for entry in found]),
+        TASKS[task][0],
+    )
+    evaluation.params.catIds = [category]
+    evaluation.params.imgIds = sorted({entry["image_id"] for entry in (*truth, *found)})
+    if sigmas is not None:
+        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, float)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation.eval["precision"][:, :, 0], evaluation.eval["recall"][:, 0]
+
+
+class _Evaluation(COCOeval):
+    """pycocotools' evaluation of one class, with a matching that loops over detections only.
+
+    The original loops over areas, thresholds, detections and objects in turn, which takes minutes
+    for thousands of pictures.
+    """
+
+    def evaluate(self):
+        self._prepare()
+        pictures = [self._match(image_id) for image_id in self.params.imgIds]
+        areas = range(len(self.params.areaRng))
+        self.evalImgs = [picture[area] for area in areas for picture in pictures]
+        self._paramsEval = copy.deepcopy(self.params)
+
+    def _match(self, image_id):
+        """One picture's matches, a dict for each area as `accumulate` reads it."""
+        key = image_id, self.params.catIds[0]
+        truth = self._gts[key]
+        found = sorted(self._dts[key], key=lambda entry: -entry["score"])[: self.params.maxDets[-1]]
+        measure = self.computeOks if self.params.iouType == "keypoints" else self.computeIoU
+        overlaps = np.reshape(measure(*key), (len(found), len(truth)))
+        crowd = np.array([entry["iscrowd"] for entry in truth], bool)
+        ignored = np.array([entry["ignore"] for entry in truth], bool) | self._outside(truth)
+        thresholds = np.minimum(self.params.iouThrs, 1 - 1e-10)
+        matched, on_ignored = match_detections(overlaps, ignored, crowd, thresholds)
+        on_ignored |= ~matched & self._outside(found)[:, None]
+        return [
+            {
+                "dtScores": [entry["score"] for entry in found],
+                "dtMatches": matched[area],
+                "dtIgnore": on_ignored[area],
+                "gtIgnore": ignored[area],
+            }
+            for area in range(len(ignored))
+        ]
+
+    def _outside(self, entries):
+        """Whether entries are too small or too large for each area, `(A, N)`."""
+        sizes = np.array([entry["area"] for entry in entries], float)
+        smallest, largest = np.array(self.params.areaRng, float).T[..., None]
+        return (sizes < smallest) | (sizes > largest)
+
+
+def match_detections(overlaps, ignored, crowd, thresholds):
+    """Match a picture's detections of one class to its objects, best score first.
+
+    A detection takes the object that it overlaps most among those that are free and reach the
+    threshold; objects that count come before those that are ignored. A crowd is never used up.
+
+    Args:
+        overlaps: `(D, G)` float, IoU of detections, in falling order of score, with objects.
+        ignored: `(A, G)` bool, objects that do not count in an area.
+        crowd: `(G,)` bool.
+        thresholds: `(T,)` float, rising.
+
+    Returns:
+        `(matched, on_ignored)`, both `(A, T, D)` bool: whether a detection is matched, and whether
+        to an object that does not count.
+
+    Reference:
+        COCO's `cocoeval.py`, `evaluateImg`.
+    """
+    shape = len(ignored), len(thresholds)
+    area, threshold = np.indices(shape)
+    matched, on_ignored = np.zeros((2, *shape, len(overlaps)), bool)
+    free = np.ones((*shape, len(crowd)), bool)
+    for detection in np.flatnonzero((overlaps >= thresholds[0]).any(axis=1)):
+        near = np.flatnonzero(overlaps[detection] >= thresholds[0])
+        overlap = overlaps[detection, near]
+        allowed = (overlap >= thresholds[:, None]) & (free[..., near] | crowd[near])
+        # 2 lifts any object that counts above all that do not; of equals COCO takes the last.
+        preference = np.where(allowed, overlap + 2 * ~ignored[:, None, near], 0)
+        taken = near[len(near) - 1 - preference[..., ::-1].argmax(axis=-1)]
+        hit = allowed.any(axis=-1)
+        matched[..., detection] = hit
+        on_ignored[..., detection] = hit & ignored[area, taken]
+        free[area, threshold, taken] &= ~hit
+    return matched, on_ignored
+
+
+def _index(images, entries):
+    """Entries as pycocotools holds them."""
+    coco = COCO()
+    numbered = [{**entry, "id": number} for number, entry in enumerate(entries)]
+    coco.dataset = {"images": images.values(), "annotations": numbered, "categories": []}
+    coco.createIndex()
+    return coco
+
+
+def _truth_entry(annotation, images, task):
+    """A ground-truth object with all that pycocotools reads of it."""
+    where = f"annotation {annotation.get('id')} of image {annotation['image_id']}"
+    box = _field(annotation, "bbox", where)
+    entry = annotation | {
+        "iscrowd": int(annotation.get("iscrowd", 0)),
+        "area": annotation.get("area", box[2] * box[3]),
+    }
+    if task == "mask":
+        entry["segmentation"] = _rle(annotation, images, where)
+    if task == "keypoint":
+        visible = np.count_nonzero(_field(annotation, "keypoints", where)[2::3])
+        entry["num_keypoints"] = annotation.get("num_keypoints", visible)
+    return entry
+
+
+def _result_entry(result, images, task):
+    """A result with its area, which decides whether it counts among the small, medium or large."""
+    field = TASKS[task][1]
+    entry = {key: result[key] for key in ("image_id", "category_id", "score", field)}
+    if task == "box":
+        entry["area"] = result["bbox"][2] * result["bbox"][3]
+    elif task == "mask":
+        where = f"a result of image {result['image_id']}"
+        entry["segmentation"] = _rle(result, images, where)
+        entry["area"] = float(coco_mask.area(entry["segmentation"]))
+    else:
+        entry["area"] = float(np.ptp(result[field][0::3]) * np.ptp(result[field][1::3]))
+    return entry
+
+
+def _rle(entry, images, where):
+    image = images[entry["image_id"]]
+    size = (_field(image, "height", "ground_truth images"), _field(image, "width", "images"))
+    try:
+        return to_rle(_field(entry, "segmentation", where), *size)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _summarise(curves, names, task):
+    """COCO's summary of all classes' curves."""
+    precision = np.stack([precision for precision, _ in curves])  # (K, T, R, A, L)
+    recall = np.stack([recall for _, recall in curves])  # (K, T, A, L)
+    areas = {size: place for place, size in enumerate(TASKS[task][2])}
+    metrics = {
+        "AP": _mean(precision[..., 0, -1]),
+        "AP50": _mean(precision[:, IOU_50, :, 0, -1]),
+        "AP75": _mean(precision[:, IOU_75, :, 0, -1]),
+    }
+    metrics |= {f"AP{s}": _mean(precision[..., a, -1]) for s, a in areas.items() if s}
+    if task == "keypoint":
+        metrics["AR"] = _mean(recall[..., 0, -1])
+        metrics["AR50"] = _mean(recall[:, IOU_50, 0, -1])
+        metrics["AR75"] = _mean(recall[:, IOU_75, 0, -1])
+    else:
+        metrics |= {f"AR{n}": _mean(recall[..., 0, place]) for place, n in enumerate((1, 10, 100))}
+    metrics |= {f"AR{s}": _mean(recall[..., a, -1]) for s, a in areas.items() if s}
+    metrics["per_class"] = {n: _mean(p[..., 0, -1]) for n, p in zip(names, precision)}
+    return metrics
+
+
+def _mean(values):
+    """The mean of what was measured; -1 marks what was not."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else None
+
+
+class _OtherThreadsOutput:
+    """Standard output for all threads but the one that makes it."""
+
+    def __init__(self):
+        self._output, self._silent = sys.stdout, threading.get_ident()
+
+    def write(self, text):
+        return len(text) if threading.get_ident() == self._silent else self._output.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self._output, name)
+
+
+# One at a time: two threads that swap standard output could put it back in the wrong order.
+_OUTPUT_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet_in_this_thread():
+    """Drops what pycocotools prints, and only that."""
+    with _OUTPUT_LOCK, contextlib.redirect_stdout(_OtherThreadsOutput()):
+        yield

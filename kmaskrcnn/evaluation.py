@@ -1,0 +1,177 @@
+"""COCO average precision of a model or of collected detections, in the original pictures' pixels.
+
+model, dataset -> Detections of each picture -> CocoEvaluator -> {"box": {...}, "mask": {...}}
+"""
+
+import logging
+
+import keras
+import numpy as np
+
+from kmaskrcnn.average_precision import evaluate_results
+from kmaskrcnn.detections import Detections
+
+__all__ = ["CocoEvaluator", "evaluate_model", "evaluate_results", "format_table"]
+
+logger = logging.getLogger(__name__)
+
+
+class CocoEvaluator:
+    """Collects the detections of a dataset picture by picture, then evaluates them.
+
+    Masks are RLE from the moment they are added (about 1 kB a detection), so thousands of pictures
+    fit. The ground truth is that of the records: what their reading left out is not asked for.
+
+    Args:
+        dataset: the records of a dataset: `class_names`, and `images` with `image_id`, `height`,
+            `width` and `instances`, as `data.records` reads them from a COCO json.
+        with_mask: whether masks are evaluated beside boxes.
+
+    Example:
+        >>> evaluator = CocoEvaluator(records)
+        >>> evaluator.add(image_id, detections)
+        >>> evaluator.summarise()["mask"]["AP"]
+        0.34
+    """
+
+    def __init__(self, dataset, with_mask=True):
+        self.dataset = dataset
+        self.with_mask = with_mask
+        self.results = []
+        # False until the picture is added.
+        self._pictures = {image.image_id: False for image in dataset.images}
+
+    def add(self, image_id, detections):
+        """Take one picture's detections.
+
+        Args:
+            image_id: the picture's COCO id.
+            detections: its `Detections`, in the original picture's pixels.
+
+        Raises:
+            ValueError: the dataset has no such picture, or it was added before.
+        """
+        image_id = int(image_id)
+        if self._pictures.get(image_id, True):
+            known = image_id in self._pictures
+            reason = "was added before" if known else "is not among the dataset's pictures"
+            raise ValueError(f"image_id: picture {image_id} {reason}.")
+        self._pictures[image_id] = True
+        # Labels serve as category ids: a class that the json does not know has no id of its own.
+        self.results += detections.to_coco(image_id, range(len(self.dataset.class_names)))
+
+    def summarise(self):
+        """Evaluate what was added; a picture that was not counts as one with nothing found.
+
+        Returns:
+            `{"box": {...}, "mask": {...}}`, each as from `evaluate_results`; `"mask"` only with
+            masks.
+        """
+        missing = len(self._pictures) - sum(self._pictures.values())
+        if missing:
+            logger.warning("%d of %d pictures were not evaluated", missing, len(self._pictures))
+        ground_truth = _ground_truth(self.dataset)
+        tasks = ("box", "mask") if self.with_mask else ("box",)
+        return {task: evaluate_results(ground_truth, self.results, task) for task in tasks}
+
+
+def evaluate_model(model, dataset, records, progress=True):
+    """COCO AP of a model on a dataset.
+
+    Args:
+        model: whatever has `predict_on_batch(inputs)` that returns detections as in the contract
+            of tensors (docs/architecture.md).
+        dataset: `tf.data.Dataset` of `(inputs, targets)`, each picture once; of the targets,
+            `image_ids` and `original_sizes` are read.
+        records: the records that the dataset was made of, as for `CocoEvaluator`.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        `{"box": {...}, "mask": {...}}`, each as from `evaluate_results`; `"mask"` only if the model
+        predicts masks.
+
+    Raises:
+        ValueError: a picture comes twice or is not among the records.
+    """
+    evaluator = CocoEvaluator(records, with_mask=False)
+    bar = keras.utils.Progbar(len(records.images), verbose=int(progress), unit_name="picture")
+    for inputs, targets in dataset:
+        outputs = model.predict_on_batch(inputs)
+        evaluator.with_mask = "masks" in outputs
+        image_ids = np.asarray(targets["image_ids"])
+        for index, image_id in enumerate(image_ids):
+            size = _image_size(inputs, index)
+            original_size = np.asarray(targets["original_sizes"][index])
+            evaluator.add(
+                image_id,
+                Detections.from_outputs(outputs, index, size, original_size, records.class_names),
+            )
+        bar.add(len(image_ids))
+    return evaluator.summarise()
+
+
+def format_table(metrics, per_class=False):
+    """A table of AP to read.
+
+    Args:
+        metrics: `{"box": {...}, "mask": {...}}` as from `evaluate_model`.
+        per_class: whether each class's AP follows.
+
+    Returns:
+        str of several lines; `-` where there are no such objects.
+
+    Example:
+        >>> print(format_table({"box": {"AP": 0.505, "AP50": 0.697, "per_class": {}}}))
+               AP   AP50
+        box  0.505  0.697
+    """
+    columns = [name for name in next(iter(metrics.values())) if name != "per_class"]
+    table = _lay_out(
+        columns, {task: [row[name] for name in columns] for task, row in metrics.items()}
+    )
+    if not per_class:
+        return table
+    classes = next(iter(metrics.values()))["per_class"]
+    rows = {name: [row["per_class"][name] for row in metrics.values()] for name in classes}
+    return table + "\n\n" + _lay_out([f"{task} AP" for task in metrics], rows)
+
+
+def _lay_out(columns, rows):
+    first = max(map(len, rows), default=0)
+    width = max(5, *map(len, columns)) + 2
+    lines = [" " * first + "".join(f"{column:>{width}}" for column in columns)]
+    for name, values in rows.items():
+        cells = ("-" if value is None else f"{value:.3f}" for value in values)
+        lines.append(f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _image_size(inputs, index):
+    """The part of a network image that is picture; all of it where the inputs do not say."""
+    if "image_sizes" in inputs:
+        return np.asarray(inputs["image_sizes"][index])
+    return tuple(inputs["images"].shape[1:3])
+
+
+def _ground_truth(dataset):
+    """The content of a COCO json made from records, labels as category ids."""
+    return {
+        "images": [
+            {"id": image.image_id, "height": image.height, "width": image.width}
+            for image in dataset.images
+        ],
+        "annotations": [
+            {
+                "id": instance.annotation_id,
+                "image_id": image.image_id,
+                "category_id": instance.label,
+                "bbox": [*instance.box[:2], *np.subtract(instance.box[2:], instance.box[:2])],
+                "area": instance.area,
+                "iscrowd": int(instance.is_crowd),
+                "segmentation": instance.segmentation,
+            }
+            for image in dataset.images
+            for instance in image.instances
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(dataset.class_names)],
+    }

@@ -1,0 +1,61 @@
+"""Keras callbacks of a training run."""
+
+import keras
+
+from kmaskrcnn.evaluation import evaluate_model
+
+
+class CocoEvaluation(keras.callbacks.Callback):
+    """COCO AP at the end of epochs, put into `logs`, where every later callback finds it.
+
+    Place it before `ModelCheckpoint`, `EarlyStopping`, `CSVLogger` and their like; give those that
+    watch an AP `mode="max"`. The first and the last epoch are always evaluated; an epoch that is
+    left out repeats the last values, so that a monitored name never goes missing.
+
+    Args:
+        dataset: `tf.data.Dataset` of `(inputs, targets)`, as for `evaluation.evaluate_model`.
+        records: the records that `dataset` was made of.
+        every: epochs from one evaluation to the next.
+        prefix: what the names in `logs` begin with: `val_box_AP`, `val_mask_AP50`, and so on for
+            every number of `evaluate_results` that the dataset has (`APl` needs large objects).
+        progress: whether to draw a progress bar.
+
+    Attributes:
+        metrics: the last evaluation in full, `{"box": {...}, "mask": {...}}`, per class too.
+
+    Raises:
+        ValueError: `every` is not a positive whole number.
+
+    Example:
+        >>> watched = dict(monitor="val_mask_AP", mode="max")
+        >>> model.fit(train, validation_data=validation, epochs=12, callbacks=[
+        ...     CocoEvaluation(validation, records),
+        ...     keras.callbacks.ModelCheckpoint("best.keras", save_best_only=True, **watched),
+        ... ])
+    """
+
+    def __init__(self, dataset, records, every=1, prefix="val_", progress=False):
+        super().__init__()
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"every: a whole number of epochs from 1 wanted, got {every!r}.")
+        self.dataset = dataset
+        self.records = records
+        self.every = every
+        self.prefix = prefix
+        self.progress = progress
+        self.metrics = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        last = epoch + 1 == self.params.get("epochs")
+        if self.metrics is None or last or (epoch + 1) % self.every == 0:
+            self.metrics = evaluate_model(self.model, self.dataset, self.records, self.progress)
+        if logs is not None:
+            logs.update(self._as_logs())
+
+    def _as_logs(self):
+        return {
+            f"{self.prefix}{task}_{name}": value
+            for task, numbers in self.metrics.items()
+            for name, value in numbers.items()
+            if name != "per_class" and value is not None
+        }
