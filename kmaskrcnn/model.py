@@ -8,6 +8,8 @@ B images, G ground-truth objects, A anchors, S anchors drawn, R regions drawn, N
 classes, D detections, M mask size.
 """
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -66,9 +68,10 @@ class MaskRCNN(keras.Model):
         super().__init__(**{"autocast": False, **kwargs})  # boxes must never become bfloat16
         self.config = config
         self._given_backbone = backbone
-        self._make_trunk(config, backbone)
-        self._make_heads(config)
-        self._make_targets(config)
+        with _policy(self.dtype_policy):
+            self._make_trunk(config, backbone)
+            self._make_heads(config)
+            self._make_targets(config)
         self.predict_graph = self._make_predict_graph()
         self.train_graph = self._make_train_graph()
         self.loss_parts = [
@@ -161,7 +164,9 @@ class MaskRCNN(keras.Model):
             name="detection_targets",
         )
         if c.with_mask:
-            self.mask_targets = MaskTargetLayer(c.mask_size, name="mask_targets")
+            self.mask_targets = MaskTargetLayer(
+                c.mask_size, implementation="gather" if c.portable else "auto", name="mask_targets"
+            )
 
     # -- the two graphs -----------------------------------------------------------------------------------------------
 
@@ -283,8 +288,11 @@ class MaskRCNN(keras.Model):
             A scalar; under a distribution strategy each replica's share of it.
         """
         parts = self.loss_values(y_pred)
+        # Weighted by the images as Keras weights the loss. Without a weight from the data, the step in which a dataset of
+        # unknown length runs out would count too: its graph fails, but first adds 1 to the metric's count.
+        images = ops.shape(y_pred["rpn_logits"])[0]
         for metric in self.loss_parts:
-            metric.update_state(parts[metric.name])
+            metric.update_state(parts[metric.name], sample_weight=images)
         return (sum(parts.values()) + sum(self.losses)) / _replicas()
 
     def loss_values(self, outputs):
@@ -329,6 +337,17 @@ class MaskRCNN(keras.Model):
             dtype=dtype,
             **config,
         )
+
+
+@contextlib.contextmanager
+def _policy(policy):
+    """Make the layers within with this dtype policy, whatever the global one is when a model is loaded."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _join_levels(levels, axis):

@@ -1,0 +1,227 @@
+"""The command `kmaskrcnn`: each command calls one function of the rooms below."""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+EXAMPLES = """examples:
+  kmaskrcnn demo --output demo
+  kmaskrcnn inspect train.json images/
+  kmaskrcnn train configs/nuclei_mobilenetv2_fpn.yaml --train train.json images/ \\
+      --validation val.json images/ --output runs/nuclei --set training.epochs=20
+  kmaskrcnn evaluate runs/nuclei/model.keras --data val.json images/ --json metrics.json
+  kmaskrcnn evaluate --ground-truth val.json --results results.json --task mask
+  kmaskrcnn predict runs/nuclei/model.keras picture.jpg --output found/
+"""
+
+
+class UsageError(ValueError):
+    """The command's arguments do not go together."""
+
+
+def main(arguments=None) -> int:
+    """Run one command; 0 if it went well, 1 after an error that stderr names in one line."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # every error becomes one clear line, whatever raised it
+        if options.debug:
+            raise
+        sys.stderr.write(
+            f"kmaskrcnn {options.command}: error: {' '.join(str(error).split(chr(10)))}\n"
+        )
+        return 1
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="kmaskrcnn",
+        description="Mask R-CNN for Keras 3: train, evaluate, predict.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(run, help_text):
+        name = run.__name__.removeprefix("run_")
+        own = commands.add_parser(name, help=help_text, description=run.__doc__)
+        own.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        own.set_defaults(run=run)
+        return own
+
+    demo = command(run_demo, "make pictures, train on them, evaluate and draw: a few minutes")
+    demo.add_argument("--output", default="demo", metavar="DIR")
+    demo.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe")
+
+    train = command(run_train, "train a model as a recipe in YAML says")
+    train.add_argument("config", metavar="CONFIG.yaml")
+    train.add_argument("--train", nargs=2, required=True, metavar=("JSON", "IMAGES"))
+    train.add_argument("--validation", nargs=2, required=True, metavar=("JSON", "IMAGES"))
+    train.add_argument("--output", required=True, metavar="DIR")
+    train.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe"
+    )
+
+    evaluate = command(run_evaluate, "COCO AP of a model, or of results in COCO's format")
+    evaluate.add_argument("model", nargs="?", metavar="MODEL.keras")
+    evaluate.add_argument("--data", nargs=2, metavar=("JSON", "IMAGES"))
+    evaluate.add_argument("--batch-size", type=int, default=1)
+    evaluate.add_argument("--on-error", choices=("raise", "skip"), default="raise")
+    evaluate.add_argument("--ground-truth", metavar="GT.json")
+    evaluate.add_argument("--results", metavar="DT.json")
+    evaluate.add_argument("--task", choices=("box", "mask", "keypoint"), default="box")
+    evaluate.add_argument("--json", metavar="FILE", help="write the numbers there")
+
+    predict = command(run_predict, "find objects in pictures; draw them and write COCO results")
+    predict.add_argument("model", metavar="MODEL.keras")
+    predict.add_argument("pictures", nargs="+", metavar="PICTURE")
+    predict.add_argument("--output", required=True, metavar="DIR")
+    predict.add_argument("--min-score", type=float, default=0.5, help="draw from this score on")
+
+    inspect = command(run_inspect, "what a dataset holds, and every fault in it")
+    inspect.add_argument("json_path", metavar="DATA.json")
+    inspect.add_argument("images", metavar="IMAGES")
+    inspect.add_argument("--json", metavar="FILE", help="write the report there")
+    return parser
+
+
+def run_demo(options):
+    """Make a dataset of shapes, train, evaluate and draw, all under one folder."""
+    from kmaskrcnn.config import override
+    from kmaskrcnn.evaluation import format_table
+    from kmaskrcnn.training.demo import DEMO_RECIPE, run_demo as demo
+
+    metrics = demo(options.output, override(DEMO_RECIPE, options.set), verbose=progress())
+    show(format_table(metrics))
+    show(
+        f"mask AP50 {metrics['mask']['AP50']:.3f}; pictures, curve and metrics in {options.output}/"
+    )
+
+
+def run_train(options):
+    """Train a model; writes model.keras, metrics.json, history.csv, history.png and pictures/."""
+    from kmaskrcnn.config import load_yaml, override
+    from kmaskrcnn.evaluation import format_table
+    from kmaskrcnn.training.trainer import train
+
+    recipe = override(load_yaml(options.config), options.set)
+    metrics = train(recipe, options.train, options.validation, options.output, verbose=progress())
+    show(format_table(metrics))
+
+
+def run_evaluate(options):
+    """COCO AP: of MODEL on --data, or of --results against --ground-truth, which needs no model."""
+    if options.model and options.data and not (options.ground_truth or options.results):
+        metrics = evaluate_saved_model(options)
+    elif options.ground_truth and options.results and not (options.model or options.data):
+        from kmaskrcnn.average_precision import evaluate_results
+
+        metrics = {
+            options.task: evaluate_results(options.ground_truth, options.results, options.task)
+        }
+    else:
+        raise UsageError("give MODEL and --data JSON IMAGES, or --ground-truth and --results")
+    from kmaskrcnn.evaluation import format_table
+
+    show(format_table(metrics, per_class=True))
+    if options.json:
+        write_json(options.json, metrics)
+
+
+def evaluate_saved_model(options):
+    """AP of the model that `evaluate` was given."""
+    from kmaskrcnn.data.pipeline import make_dataset
+    from kmaskrcnn.data.records import load_coco
+    from kmaskrcnn.evaluation import evaluate_model
+
+    model = load_model(options.model)
+    config = model.config
+    records = load_coco(*options.data, class_names=config.class_names, on_error=options.on_error)
+    dataset = make_dataset(
+        records,
+        batch_size=options.batch_size,
+        min_size=config.min_size,
+        max_size=config.max_size,
+        with_masks=False,
+    )
+    return evaluate_model(model, dataset, records, progress=sys.stdout.isatty())
+
+
+def run_predict(options):
+    """Find objects in pictures: a drawn PNG and a COCO json of results for each."""
+    import cv2
+    import keras
+
+    from kmaskrcnn.data.pictures import read_picture
+    from kmaskrcnn.serving.predictor import Predictor
+    from kmaskrcnn.visualize import draw_detections
+
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    predictor = Predictor(load_model(options.model))
+    bar = keras.utils.Progbar(len(options.pictures), verbose=int(sys.stdout.isatty()))
+    for image_id, path in enumerate(options.pictures, start=1):
+        detections = predictor(path)
+        drawn = draw_detections(read_picture(path), detections, min_score=options.min_score)
+        stem = unique_stem(output, path, options.pictures)
+        cv2.imwrite(str(output / f"{stem}.png"), drawn[..., ::-1])
+        write_json(output / f"{stem}.json", detections.to_coco(image_id))
+        bar.add(1)
+    show(f"{len(options.pictures)} pictures with their results in {output}/")
+
+
+def run_inspect(options):
+    """What a dataset holds, and every fault in it with its image id and annotation id."""
+    from kmaskrcnn.data.check import inspect_dataset
+
+    report = inspect_dataset(options.json_path, options.images)
+    show(report.to_text())
+    if options.json:
+        write_json(options.json, report.to_dict())
+    if report.faults:
+        raise ValueError(f"{len(report.faults)} faults in {options.json_path}")
+
+
+def load_model(path):
+    """A model that `MaskRCNN.save` wrote; the error names the file if it is none."""
+    import keras
+
+    import kmaskrcnn.model  # noqa: F401  Keras finds the classes of the file by it
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    model = keras.saving.load_model(path, compile=False)
+    if not isinstance(model, kmaskrcnn.model.MaskRCNN):
+        raise ValueError(f"{path}: a {type(model).__name__}, not a MaskRCNN")
+    return model
+
+
+def unique_stem(output, path, paths):
+    """The name of a picture's results: its own, with its folder's where two pictures share one."""
+    path = Path(path)
+    shared = sum(Path(other).stem == path.stem for other in paths) > 1
+    return "_".join(path.with_suffix("").parts[-2:]).replace("/", "") if shared else path.stem
+
+
+def progress():
+    """How Keras shows progress: a bar in a terminal, a line an epoch in a log."""
+    return 1 if sys.stdout.isatty() else 2
+
+
+def show(text):
+    """Write a command's result to stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def write_json(path, values):
+    """Write numbers as JSON, making the folder if need be."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(values, indent=2))

@@ -1,0 +1,1 @@
+"""Schedules, callbacks and the trainer: from a recipe and two COCO datasets to a trained model."""

@@ -1,0 +1,113 @@
+"""One call from a recipe and two COCO datasets to a trained, evaluated model and its pictures."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import keras
+
+from kmaskrcnn.config import Recipe, save_yaml
+from kmaskrcnn.data.pictures import read_picture
+from kmaskrcnn.data.pipeline import make_dataset
+from kmaskrcnn.data.records import CocoDataset, load_coco
+from kmaskrcnn.layers.backbones import freeze_backbone
+from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.serving.predictor import Predictor
+from kmaskrcnn.training.callbacks import CocoEvaluation
+from kmaskrcnn.training.schedules import make_optimizer
+from kmaskrcnn.visualize import draw_detections, plot_history
+from kmaskrcnn.weights.backbones import load_backbone_weights
+
+LEGIBLE_SIZE = 800  # pixels; smaller pictures are enlarged before names are written on them
+
+logger = logging.getLogger(__name__)
+
+
+def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4, verbose="auto"):
+    """Train a model as a recipe says, and write down all that one wants to know of it.
+
+    Writes into `output`: `model.keras` (the last epoch's weights), `recipe.yaml`, `metrics.json`
+    (AP of boxes and masks), `history.csv` (losses and AP by epoch), `history.png` and drawn
+    `pictures/`.
+
+    Args:
+        recipe: model, data and training; its class names are taken from the training data.
+        train_data, validation_data: `(json path, image folder)` in COCO format.
+        output: a folder, made if need be.
+        pictures: how many validation pictures to draw.
+        verbose: as `keras.Model.fit` takes it.
+
+    Returns:
+        `{"box": {"AP": ...}, "mask": {...}}`, as `evaluate_model` gives it.
+
+    Raises:
+        DatasetError: naming file, image id and annotation id, before training starts.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(recipe.training.seed)
+    train_records = load_coco(*train_data, on_error=recipe.data.on_error)
+    validation_records = load_coco(
+        *validation_data, class_names=train_records.class_names, on_error=recipe.data.on_error
+    )
+    classes = dataclasses.replace(recipe.model, class_names=train_records.class_names)
+    recipe = dataclasses.replace(recipe, model=classes)
+    save_yaml(recipe, output / "recipe.yaml")
+
+    model = build_model(recipe)
+    train_dataset = recipe_dataset(recipe, train_records, training=True)
+    validation_dataset = recipe_dataset(recipe, validation_records, training=False)
+    model.compile(optimizer=make_optimizer(recipe.training, int(train_dataset.cardinality())))
+    evaluation = CocoEvaluation(
+        validation_dataset, validation_records, every=recipe.training.evaluate_every
+    )
+    history = keras.callbacks.CSVLogger(str(output / "history.csv"))
+    model.fit(
+        train_dataset,
+        epochs=recipe.training.epochs,
+        callbacks=[evaluation, history],
+        verbose=verbose,
+    )
+    model.save(output / "model.keras")
+    (output / "metrics.json").write_text(json.dumps(evaluation.metrics, indent=2))
+    plot_history(output / "history.csv", output / "history.png")
+    draw_predictions(model, validation_records, output / "pictures", pictures)
+    return evaluation.metrics
+
+
+def build_model(recipe: Recipe) -> MaskRCNN:
+    """The model that a recipe describes, with its initial weights, ready to compile."""
+    model = MaskRCNN(recipe.model, dtype=recipe.training.mixed_precision)
+    if recipe.training.backbone_weights:
+        load_backbone_weights(model.backbone, recipe.training.backbone_weights)
+        logger.info("backbone weights from %s", recipe.training.backbone_weights)
+    freeze_backbone(model.backbone, recipe.training.trainable_stages)
+    return model
+
+
+def recipe_dataset(recipe: Recipe, records: CocoDataset, training: bool):
+    """The `(inputs, targets)` batches that a recipe makes of records."""
+    return make_dataset(
+        records,
+        batch_size=recipe.data.batch_size,
+        min_size=recipe.model.min_size,
+        max_size=recipe.model.max_size,
+        training=training,
+        flip=0.5 if training and recipe.data.flip else 0.0,
+        seed=recipe.data.seed,
+        with_masks=recipe.model.with_mask,
+    )
+
+
+def draw_predictions(model, records: CocoDataset, folder, count: int) -> None:
+    """Draw what a model finds in the first pictures of a dataset, as PNG files in `folder`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    predictor = Predictor(model)
+    for record in records.images[:count]:
+        picture = read_picture(record.path, (record.height, record.width))
+        scale = max(1, LEGIBLE_SIZE // max(picture.shape))
+        drawn = draw_detections(picture, predictor(picture), scale=scale)
+        cv2.imwrite(str(folder / f"{Path(record.path).stem}.png"), drawn[..., ::-1])

@@ -1,0 +1,100 @@
+"""Configurations: round trips, and errors that name the key."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from kmaskrcnn.config import (
+    ConfigError,
+    MaskRCNNConfig,
+    Recipe,
+    from_dict,
+    load_yaml,
+    override,
+    save_yaml,
+    to_dict,
+)
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def test_yaml_gives_back_what_was_written(tmp_path):
+    model = MaskRCNNConfig(class_names=("cat", "dog"), pixel_mean=(1.0, 2, 3), with_mask=False)
+    recipe = Recipe(model=model)
+    save_yaml(recipe, tmp_path / "recipe.yaml")
+    assert load_yaml(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid_and_tells_its_command(path):
+    assert isinstance(load_yaml(path), Recipe)
+    header = path.read_text().split("model:")[0]
+    assert "kmaskrcnn train" in header and "AP" in header
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"modle": {}}, "unknown key 'modle'; did you mean 'model'?"),
+        ({"model": {"anchor_scale": [1]}}, "'model.anchor_scale'; did you mean 'anchor_scales'?"),
+        ({"model": {"min_size": "800"}}, "min_size: got '800', accepted is int"),
+        ({"model": {"with_mask": 1}}, "with_mask: got 1, accepted is bool"),
+        ({"model": {"norm_epsilon": None}}, "norm_epsilon: got None, accepted is float"),
+        ({"model": {"class_names": ["a", "a"]}}, "class_names"),
+        ({"model": {"class_names": []}}, "class_names"),
+        ({"model": {"min_size": 900, "max_size": 800}}, "min_size: got 900"),
+        ({"model": {"nms_threshold": 1.5}}, "nms_threshold: got 1.5"),
+        ({"model": {"anchor_scales": [32]}}, "anchor_scales"),
+        ({"model": {"rois_per_image": 0}}, "rois_per_image: got 0"),
+        ({"model": {"roi_align": "pool"}}, "roi_align: got 'pool', accepted is one of"),
+        ({"model": {"pixel_mean": [1.0]}}, "pixel_mean"),
+        ({"training": {"optimizer": "adam"}}, "training.optimizer: got 'adam'"),
+        ({"data": {"on_error": "ignore"}}, "data.on_error"),
+        ({"model": 3}, "model: expected keys and values, got 3"),
+    ],
+)
+def test_errors_name_the_key_and_what_is_accepted(values, message):
+    with pytest.raises(ConfigError) as error:
+        from_dict(Recipe, values)
+    assert message in str(error.value)
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        MaskRCNNConfig().min_size = 3
+
+
+def test_overrides_take_full_and_short_keys():
+    recipe = override(Recipe(), ["training.epochs=3", "batch_size=7", "model.class_names=[a, b]"])
+    assert (recipe.training.epochs, recipe.data.batch_size) == (3, 7)
+    assert recipe.model.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    "assignment, message",
+    [
+        ("epochs", "expected key=value"),
+        ("epoch=3", "did you mean 'training.epochs'"),
+        ("seed=3", "data.seed or training.seed"),
+        ("epochs=[", "not YAML"),
+        ("epochs=many", "epochs: got 'many'"),
+    ],
+)
+def test_wrong_overrides_say_what_is_wrong(assignment, message):
+    with pytest.raises(ConfigError, match="(?s)" + message.replace("[", r"\[")):
+        override(Recipe(), [assignment])
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="none.yaml: no such file"):
+        load_yaml(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("model: [")
+    with pytest.raises(ConfigError, match="bad.yaml"):
+        load_yaml(tmp_path / "bad.yaml")
+
+
+def test_plain_values_only():
+    values = to_dict(Recipe())
+    assert isinstance(values["model"]["class_names"], list)
+    assert from_dict(Recipe, values) == Recipe()
