@@ -6,6 +6,8 @@ import logging
 import sys
 from pathlib import Path
 
+from kmaskrcnn.allocation import keep_freed_memory
+
 EXAMPLES = """examples:
   kmaskrcnn demo --output demo
   kmaskrcnn inspect train.json images/
@@ -26,6 +28,7 @@ def main(arguments=None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     try:
         options.run(options)
     except KeyboardInterrupt:

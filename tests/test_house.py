@@ -7,21 +7,23 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "kmaskrcnn"
 FLOORS = {
-    "cli": 6,
-    "training": 5,
-    "serving": 4.5,
-    "model": 4,
+    "cli": 8,
+    "training": 7,
+    "serving": 6,
+    "model": 5,
+    "export": 4,
     "layers": 3,
     "data": 3,
     "weights": 3,
     "evaluation": 3,
     "visualize": 3,
     "kernels": 2,
-    "geometry": 0,
+    "average_precision": 2,
     "config": 1,
     "losses": 1,
     "detections": 1,
-    "average_precision": 2,
+    "geometry": 0,
+    "allocation": 0,
     "version": 0,
 }
 

@@ -27,9 +27,9 @@ DEMO_RECIPE = Recipe(
     ),
     data=DataConfig(batch_size=8),
     training=TrainingConfig(
-        epochs=16,
+        epochs=14,
         optimizer="adamw",
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         weight_decay=0.01,
         schedule="cosine",
         warmup_steps=100,
@@ -60,7 +60,11 @@ def run_demo(
     """
     output = Path(output)
     shapes = write_shapes(
-        output / "shapes", num_train=num_train, num_validation=num_validation, image_size=(128, 128)
+        output / "shapes",
+        num_train=num_train,
+        num_validation=num_validation,
+        image_size=(128, 128),
+        max_objects=4,
     )
     train_data = shapes.train_json, shapes.train_images
     validation_data = shapes.validation_json, shapes.validation_images

@@ -68,6 +68,7 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
         train_dataset,
         epochs=recipe.training.epochs,
         callbacks=[evaluation, history],
+        shuffle=False,  # the dataset shuffles itself
         verbose=verbose,
     )
     model.save(output / "model.keras")

@@ -1,0 +1,207 @@
+"""The commands as a user types them: what they write, and one clear line where they fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import yaml
+from tiny import TINY
+
+from kmaskrcnn.cli import main
+from kmaskrcnn.config import Recipe, from_dict, load_yaml
+from kmaskrcnn.data.shapes import write_shapes
+from kmaskrcnn.training.demo import run_demo
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+RECIPE = {
+    "model": {
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()},
+        "class_names": ["object"],
+    },
+    "data": {"batch_size": 2},
+    "training": {"epochs": 1, "learning_rate": 0.001, "trainable_stages": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with pictures, and what `kmaskrcnn train` made of them."""
+    folder = tmp_path_factory.mktemp("cli")
+    shapes = write_shapes(folder / "shapes", num_train=4, num_validation=3, image_size=(64, 80))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    train, validation = shapes[:2], shapes[2:]
+    code = main(
+        ["train", str(folder / "recipe.yaml"), "--train", *map(str, train)]
+        + [
+            "--validation",
+            *map(str, validation),
+            "--output",
+            str(folder / "run"),
+            "--set",
+            "epochs=2",
+        ]
+    )
+    assert code == 0
+    return folder, [str(path) for path in validation]
+
+
+def test_train_writes_what_it_promises(trained):
+    run = trained[0] / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"AP", "AP50", "AP75"} <= set(metrics["box"]) and "AP50" in metrics["mask"]
+    lines = (run / "history.csv").read_text().splitlines()
+    assert len(lines) == 3 and "val_mask_AP50" in lines[0] and "mask_loss" in lines[0]
+    recipe = load_yaml(run / "recipe.yaml")
+    assert recipe.training.epochs == 2 and "circle" in recipe.model.class_names
+    assert cv2.imread(str(run / "history.png")) is not None
+    assert len(list((run / "pictures").glob("*.png"))) == 3
+    assert (run / "model.keras").stat().st_size > 10_000
+
+
+def test_evaluate_a_model_gives_the_trainers_numbers(trained, capsys):
+    folder, validation = trained
+    out = folder / "metrics" / "again.json"
+    model = str(folder / "run" / "model.keras")
+    assert main(["evaluate", model, "--data", *validation, "--json", str(out)]) == 0
+    assert "AP50" in capsys.readouterr().out
+    before, after = json.loads((folder / "run" / "metrics.json").read_text()), json.loads(
+        out.read_text()
+    )
+    for name, value in before["mask"].items():
+        if name != "per_class" and value is not None:
+            assert after["mask"][name] == pytest.approx(value, abs=1e-3), name
+
+
+def test_predict_draws_and_writes_coco_results(trained):
+    folder, (_, images) = trained
+    pictures = sorted(map(str, Path(images).glob("*.png")))[:2]
+    out = folder / "found"
+    code = main(
+        [
+            "predict",
+            str(folder / "run" / "model.keras"),
+            *pictures,
+            "--output",
+            str(out),
+            "--min-score",
+            "0",
+        ]
+    )
+    assert code == 0
+    for path in pictures:
+        assert cv2.imread(str(out / f"{Path(path).stem}.png")) is not None
+        results = json.loads((out / f"{Path(path).stem}.json").read_text())
+        assert {"bbox", "category_id", "score", "segmentation"} <= set(results[0])
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(trained, tmp_path):
+    folder, (_, images) = trained
+    picture = cv2.imread(str(next(Path(images).glob("*.png"))))
+    paths = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        paths.append(str(tmp_path / name / "same.png"))
+        cv2.imwrite(paths[-1], picture)
+    assert (
+        main(
+            [
+                "predict",
+                str(folder / "run" / "model.keras"),
+                *paths,
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
+    assert {p.name for p in (tmp_path / "out").glob("*.json")} == {"one_same.json", "two_same.json"}
+
+
+def test_evaluating_results_needs_no_model(tmp_path):
+    reference = SHARED / "coco_eval_reference"
+    if not reference.exists():
+        pytest.skip("../shared/data/coco_eval_reference is not there")
+    out = tmp_path / "metrics.json"
+    truth, results = (
+        reference / "instances_val2014_100.json",
+        reference / "instances_val2014_fakesegm100_results.json",
+    )
+    command = [
+        "evaluate",
+        "--ground-truth",
+        str(truth),
+        "--results",
+        str(results),
+        "--task",
+        "mask",
+    ]
+    assert main([*command, "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["mask"]["AP"] == pytest.approx(0.3195, abs=5e-5)
+
+
+def test_inspect_tells_counts_and_faults(trained, tmp_path, capsys):
+    folder, (json_path, images) = trained
+    assert main(["inspect", json_path, images, "--json", str(tmp_path / "report.json")]) == 0
+    assert "circle" in capsys.readouterr().out and (tmp_path / "report.json").exists()
+    document = json.loads(Path(json_path).read_text())
+    document["annotations"][0]["category_id"] = 77
+    (tmp_path / "bad.json").write_text(json.dumps(document))
+    assert main(["inspect", str(tmp_path / "bad.json"), images]) == 1
+    assert f"{document['annotations'][0]['id']}" in capsys.readouterr().out
+
+
+def test_demo_in_small(tmp_path):
+    recipe = from_dict(Recipe, RECIPE)
+    metrics = run_demo(tmp_path, recipe, num_train=4, num_validation=2, verbose=0)
+    assert 0 <= metrics["mask"]["AP50"] <= 1
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (
+            ["train", "none.yaml", "--train", "a", "b", "--validation", "c", "d", "--output", "o"],
+            "none.yaml",
+        ),
+        (["evaluate", "none.keras", "--data", "a.json", "b"], "none.keras: no such file"),
+        (["evaluate", "model.keras"], "give MODEL and --data"),
+        (["evaluate", "--ground-truth", "gt.json"], "give MODEL and --data"),
+        (["evaluate", "--ground-truth", "gt.json", "--results", "dt.json"], "gt.json"),
+        (["predict", "none.keras", "a.png", "--output", "o"], "none.keras: no such file"),
+        (["inspect", "none.json", "images"], "none.json"),
+        (["demo", "--set", "epoch=1"], "did you mean 'training.epochs'"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_errors_are_one_clear_line(command, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and error.count("\n") == 1
+
+
+def test_a_picture_that_is_none_is_named(trained, tmp_path, capsys):
+    (tmp_path / "text.png").write_text("no picture")
+    model = str(trained[0] / "run" / "model.keras")
+    assert main(["predict", model, str(tmp_path / "text.png"), "--output", str(tmp_path)]) == 1
+    assert "text.png" in capsys.readouterr().err
+
+
+def test_help_has_examples_and_bad_arguments_exit_with_2():
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "kmaskrcnn", *arguments], capture_output=True, text=True
+        )
+
+    help_text = run("--help")
+    assert (
+        help_text.returncode == 0
+        and "examples:" in help_text.stdout
+        and "kmaskrcnn train" in help_text.stdout
+    )
+    wrong = run("trian")
+    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
