@@ -28,6 +28,7 @@ from kmaskrcnn.training.callbacks import CocoEvaluation
 from kmaskrcnn.training.trainer import train
 from kmaskrcnn.version import __version__
 from kmaskrcnn.visualize import draw_detections
+from kmaskrcnn.weights.backbones import load_backbone_weights
 
 __all__ = [
     "CocoEvaluation",
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate_model",
     "evaluate_results",
     "inspect_dataset",
+    "load_backbone_weights",
     "load_coco",
     "make_dataset",
     "train",

@@ -18,8 +18,8 @@ STAR_INNER_RADIUS = 0.45
 
 EMPTY_SHARE = 0.05  # of the pictures, so that training without objects is met
 RADII = (0.13, 0.28)  # of the picture's short side
-LEAST_VISIBLE = 0.4  # share of a shape that those in front of it leave in sight
-LEAST_CONTRAST = 80  # distance in RGB between a shape's colour and what lies behind it
+LEAST_VISIBLE = 0.5  # share of a shape that those in front of it leave in sight
+LEAST_CONTRAST = 90  # distance in RGB between a shape's colour and what lies behind it
 SUPERSAMPLING = 4  # sub-pixels along each side; a pixel is the shape's where half of it is
 TRIES = 30
 

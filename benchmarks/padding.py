@@ -1,0 +1,78 @@
+"""How much a wider padding of the canvas moves the detections of a trained model.
+
+    python benchmarks/padding.py runs/nuclei/model.keras --data ../shared/data/nuclei/annotations/instances_val.json \
+        ../shared/data/nuclei/images
+
+Padding holds no picture, but convolutions see zeros at the canvas's border and their own answers to emptiness within it, so
+what lies near the padding may change a little, here as in Detectron2 and torchvision. Everything after the features
+ignores padding exactly (tests/test_model.py, tests/layers/test_rpn.py).
+"""
+
+import argparse
+import json
+
+import keras
+import numpy as np
+
+import kmaskrcnn  # noqa: F401  Keras finds the classes of the file by it
+from kmaskrcnn.data.pipeline import make_dataset
+from kmaskrcnn.data.records import load_coco
+from kmaskrcnn.detections import Detections
+from kmaskrcnn.evaluation import CocoEvaluator
+
+
+def predict(model, inputs, extra):
+    """Detections of a batch on a canvas that is `extra` pixels larger both ways."""
+    images = np.pad(inputs["images"], [(0, 0), (0, extra), (0, extra), (0, 0)])
+    return model.predict_on_batch({"images": images, "image_sizes": inputs["image_sizes"]})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--data", nargs=2, required=True)
+    parser.add_argument("--extra", type=int, default=128)
+    options = parser.parse_args()
+    model = keras.saving.load_model(options.model, compile=False)
+    config = model.config
+    records = load_coco(*options.data, class_names=config.class_names)
+    dataset = make_dataset(
+        records, batch_size=1, min_size=config.min_size, max_size=config.max_size
+    )
+    evaluators = {extra: CocoEvaluator(records) for extra in (0, options.extra)}
+    shifts, changes = [], []
+    for inputs, targets in dataset:
+        inputs = {name: value.numpy() for name, value in inputs.items()}
+        found = {extra: predict(model, inputs, extra) for extra in evaluators}
+        sizes = inputs["image_sizes"][0], targets["original_sizes"].numpy()[0]
+        for extra, evaluator in evaluators.items():
+            detections = Detections.from_outputs(found[extra], 0, *sizes, records.class_names)
+            evaluator.add(int(targets["image_ids"][0]), detections)
+        sure = found[0]["scores"][0] > 0.5
+        boxes, others = found[0]["boxes"][0][sure], found[options.extra]["boxes"][0]
+        if len(boxes):
+            distance = np.abs(boxes[:, None] - others[None]).max(-1)
+            nearest = distance.argmin(1)
+            shifts += list(distance.min(1))
+            changes += list(
+                abs(found[0]["scores"][0][sure] - found[options.extra]["scores"][0][nearest])
+            )
+    print(
+        json.dumps(
+            {
+                "extra_pixels": options.extra,
+                "sure_detections": len(shifts),
+                "box_shift_px": dict(
+                    zip(("median", "p99", "max"), np.percentile(shifts, [50, 99, 100]).round(3))
+                ),
+                "score_change": dict(
+                    zip(("median", "p99", "max"), np.percentile(changes, [50, 99, 100]).round(4))
+                ),
+                "mask_AP": [round(e.summarise()["mask"]["AP"], 4) for e in evaluators.values()],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
