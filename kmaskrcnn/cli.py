@@ -16,6 +16,8 @@ EXAMPLES = """examples:
   kmaskrcnn evaluate runs/nuclei/model.keras --data val.json images/ --json metrics.json
   kmaskrcnn evaluate --ground-truth val.json --results results.json --task mask
   kmaskrcnn predict runs/nuclei/model.keras picture.jpg --output found/
+  kmaskrcnn convert maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth coco.keras
+  kmaskrcnn export runs/nuclei/model.keras served/nuclei/1
 """
 
 
@@ -89,6 +91,25 @@ def make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", required=True, metavar="DIR")
     predict.add_argument("--min-score", type=float, default=0.5, help="draw from this score on")
 
+    export = command(run_export, "write a model for a server or a device")
+    export.add_argument("model", metavar="MODEL.keras")
+    export.add_argument("output", metavar="OUTPUT")
+    export.add_argument(
+        "--format", choices=("saved_model", "onnx", "litert"), default="saved_model"
+    )
+    export.add_argument(
+        "--image-size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the network image, for ONNX and LiteRT",
+    )
+
+    convert = command(run_convert, "bring weights of torchvision, Detectron2 or Keras into a model")
+    convert.add_argument("source", metavar="SOURCE_FILE", help="a file, or the name of a preset")
+    convert.add_argument("output", metavar="OUTPUT", help="a .keras file, or a folder")
+    convert.add_argument("--architecture", metavar="NAME", help="by default the file tells")
+
     inspect = command(run_inspect, "what a dataset holds, and every fault in it")
     inspect.add_argument("json_path", metavar="DATA.json")
     inspect.add_argument("images", metavar="IMAGES")
@@ -153,9 +174,12 @@ def evaluate_saved_model(options):
         batch_size=options.batch_size,
         min_size=config.min_size,
         max_size=config.max_size,
+        size_divisor=config.size_divisor,
+        resize_rule=config.resize_rule,
         with_masks=False,
     )
-    return evaluate_model(model, dataset, records, progress=sys.stdout.isatty())
+    bar, sigmas, rule = sys.stdout.isatty(), config.keypoint_sigmas, config.paste_rule
+    return evaluate_model(model, dataset, records, progress=bar, sigmas=sigmas, paste_rule=rule)
 
 
 def run_predict(options):
@@ -179,6 +203,32 @@ def run_predict(options):
         write_json(output / f"{stem}.json", detections.to_coco(image_id))
         bar.add(1)
     show(f"{len(options.pictures)} pictures with their results in {output}/")
+
+
+def run_export(options):
+    """Write MODEL as SavedModel, ONNX or LiteRT file; docs/serving.md says how each is used."""
+    from kmaskrcnn.export.exporter import export_model
+
+    if options.image_size and options.format == "saved_model":
+        raise UsageError(
+            "--image-size is for onnx and litert: a SavedModel takes pictures of any size"
+        )
+    sizes = {"image_size": tuple(options.image_size)} if options.image_size else {}
+    export_model(load_model(options.model), options.output, options.format, **sizes)
+    show(f"{options.output} written")
+
+
+def run_convert(options):
+    """Bring others' weights into a model: a .keras file, or a folder with config and weights."""
+    from kmaskrcnn.model import MaskRCNN
+
+    model = MaskRCNN.from_preset(options.source, architecture=options.architecture)
+    if options.output.endswith(".keras"):
+        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+        model.save(options.output)
+    else:
+        model.save_preset(options.output)
+    show(f"{options.output}: {model.config.backbone}, {model.config.num_classes} classes")
 
 
 def run_inspect(options):

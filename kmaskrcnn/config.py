@@ -4,16 +4,19 @@ A key that does not exist, or a value of the wrong type, is an error that names 
 """
 
 import dataclasses
-import difflib
-import types
 import typing
 from pathlib import Path
 
 import yaml
 
-
-class ConfigError(ValueError):
-    """A configuration names an unknown key or holds a value of the wrong type or range."""
+from kmaskrcnn.config_checks import (
+    ConfigError,
+    check_ranges,
+    check_types,
+    nearest,
+    require,
+    require_one_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,8 @@ class MaskRCNNConfig:
     min_size: int = 800
     max_size: int = 1333
     in_channels: int = 3
+    size_divisor: int = 64  # padded to multiples of it: whole cells of P6; others' weights know 32
+    resize_rule: str = "opencv"  # "torchvision", "detectron2": see geometry/resizing.py
     pixel_mean: tuple[float, ...] | None = None  # None: what the backbone was trained with
     pixel_std: tuple[float, ...] | None = None
 
@@ -50,6 +55,7 @@ class MaskRCNNConfig:
     # Anchors: one scale a level, every aspect ratio (height / width) at each place
     anchor_scales: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     anchor_aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_rule: str = "exact"  # "torchvision": rounded to pixels, see AnchorGenerator
 
     # Region proposal network
     rpn_convs: int = 1
@@ -69,8 +75,10 @@ class MaskRCNNConfig:
     rois_per_image: int = 512
     roi_positive_threshold: float = 0.5
     roi_positive_fraction: float = 0.25
+    roi_pooling: str = "align"  # "warp", "pool": what the paper compares RoIAlign with
+    roi_reduce: str = "average"  # or "max", of a bin's samples
     roi_align: str = "auto"  # "crop_and_resize", "gather"
-    roi_sampling_ratio: int = 2
+    roi_sampling_ratio: int = 2  # 0: as many samples as a bin has cells
     roi_aligned: bool = True
 
     # Box head
@@ -80,17 +88,38 @@ class MaskRCNNConfig:
     box_head_units: int = 1024
     head_norm: str | None = None  # of the convolutions in box and mask head
     box_variance: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    box_loss: str = "smooth_l1"  # "l1", "giou", "diou", "ciou"
+    box_loss_weight: float = 1.0
     smooth_l1_beta: float = 1.0 / 9.0
+    class_agnostic_boxes: bool = False  # one box a region instead of one a class
 
     # Mask head
     with_mask: bool = True
+    mask_head: str = "fcn"  # "mlp": dense layers
+    mask_activation: str = "sigmoid"  # "softmax": classes compete at each pixel
+    class_agnostic_masks: bool = False  # one mask a region instead of one a class
     mask_pool_size: int = 14  # masks are twice as fine
     mask_head_convs: int = 4
     mask_head_channels: int = 256
+    mask_head_units: int = 1024  # of "mlp"
+    paste_rule: str = "half_pixel"  # "torchvision": into boxes of whole pixels
+
+    # Keypoint head. Like the classes, the names come from the data, and with them the pairs that a mirror swaps and the
+    # lines to draw, as places among the names.
+    with_keypoints: bool = False
+    keypoint_names: tuple[str, ...] = ()
+    keypoint_flip_pairs: tuple[tuple[int, ...], ...] = ()
+    keypoint_skeleton: tuple[tuple[int, ...], ...] = ()
+    keypoint_sigmas: tuple[float, ...] | None = None  # of COCO's OKS; None: see CocoEvaluator
+    keypoint_pool_size: int = 14  # heatmaps are four times as fine
+    keypoint_head_convs: int = 8
+    keypoint_head_channels: int = 512
 
     # Detections
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
+    suppression: str = "hard"  # "soft_linear", "soft_gaussian"
+    soft_nms_sigma: float = 0.5  # of "soft_gaussian"
     max_detections: int = 100
 
     # Only operations that XLA, JAX, ONNX and LiteRT have, with fixed shapes; slower in a TensorFlow graph
@@ -109,6 +138,16 @@ class MaskRCNNConfig:
     def mask_size(self) -> int:
         """Height and width of a predicted mask, in its box's frame."""
         return 2 * self.mask_pool_size
+
+    @property
+    def num_keypoints(self) -> int:
+        """How many kinds of keypoints an object has."""
+        return len(self.keypoint_names)
+
+    @property
+    def heatmap_size(self) -> int:
+        """Height and width of a keypoint's heatmap, in its region's frame."""
+        return 4 * self.keypoint_pool_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +247,13 @@ def from_dict(cls: type, values: dict, where: str = ""):
             raise ConfigError(f"unknown key {path!r}{nearest(str(key), fields)}")
         if dataclasses.is_dataclass(fields[key]):
             value = from_dict(fields[key], value, path)
-        read[key] = tuple(value) if isinstance(value, list) else value
+        read[key] = _tuples(value)
     return cls(**read)
+
+
+def _tuples(value):
+    """Lists, of lists too, as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def load_yaml(path: str | Path, cls: type = Recipe):
@@ -258,69 +302,9 @@ def full_key(key: str, values: dict) -> str:
     return matches[0]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Checks
-
-
-def nearest(key: str, known) -> str:
-    """The end of an error message: the valid key that looks most like `key`."""
-    by_name = {name.rpartition(".")[2]: name for name in known}
-    close = difflib.get_close_matches(key.rpartition(".")[2], by_name, n=1, cutoff=0.0)
-    return f"; did you mean {by_name[close[0]]!r}?" if close else ""
-
-
-def require(holds: bool, key: str, value, accepted: str) -> None:
-    """Raise a `ConfigError` that names the key, the value and what is accepted, unless `holds`."""
-    if not holds:
-        raise ConfigError(f"{key}: got {value!r}, accepted is {accepted}")
-
-
-def require_one_of(key: str, value, accepted: tuple) -> None:
-    """Raise a `ConfigError` unless `value` is among `accepted`."""
-    require(value in accepted, key, value, "one of " + ", ".join(str(name) for name in accepted))
-
-
-def check_types(config) -> None:
-    """Compare every value with its annotation; whole numbers are welcome where a float is asked for."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        require(is_a(value, hint), name, value, getattr(hint, "__name__", str(hint)))
-
-
-def is_a(value, hint) -> bool:
-    """Whether `value` fits the type annotation `hint`."""
-    if isinstance(hint, types.UnionType):
-        return any(is_a(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        item = typing.get_args(hint)[0]
-        return isinstance(value, tuple) and all(is_a(entry, item) for entry in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def check_ranges(config: MaskRCNNConfig) -> None:
-    """Refuse values with which no model can be built."""
-    names = config.class_names
-    require(len(names) > 0, "class_names", names, "one name or more")
-    require(len(set(names)) == len(names), "class_names", names, "names that differ")
-    require(0 < config.min_size <= config.max_size, "min_size", config.min_size, "1 to max_size")
-    require(
-        len(config.anchor_scales) == 5, "anchor_scales", config.anchor_scales, "five, for P2 to P6"
-    )
-    for name in ("box_variance", "rpn_box_variance"):
-        require(len(getattr(config, name)) == 4, name, getattr(config, name), "four numbers")
-    require_one_of("roi_align", config.roi_align, ("auto", "crop_and_resize", "gather"))
-    for name in ("pixel_mean", "pixel_std"):
-        value = getattr(config, name)
-        accepted = f"one number for each of the {config.in_channels} channels"
-        require(value is None or len(value) == config.in_channels, name, value, accepted)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name.endswith(("threshold", "fraction")):
-            require(0 <= value <= 1, field.name, value, "a number from 0 to 1")
-        elif isinstance(value, int) and not isinstance(value, bool):
-            lowest = 0 if field.name.endswith("_convs") else 1
-            require(value >= lowest, field.name, value, f"{lowest} or more")
+def fit_to_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Statistics of RGB pictures for another number of channels: those of grey, or of grey added."""
+    grey = sum(values) / len(values)
+    if channels < len(values):
+        return (grey,) * channels
+    return (*values, *(grey,) * (channels - len(values)))

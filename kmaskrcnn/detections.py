@@ -25,6 +25,8 @@ class Detections:
         keypoints: `(N, K, 3)` float32, x, y and score or visibility in the original picture's
             pixels, or None.
         class_names: names by label; empty where they are not known.
+        paste_rule: how masks come into the picture, see `geometry.masks.paste_window`.
+        keypoint_skeleton: pairs of keypoints that a line joins when drawn.
 
     Raises:
         ValueError: a field has a wrong shape or values that mean nothing. The error names the
@@ -45,6 +47,8 @@ class Detections:
     masks: np.ndarray | None = None
     keypoints: np.ndarray | None = None
     class_names: tuple = ()
+    paste_rule: str = "half_pixel"
+    keypoint_skeleton: tuple = ()
 
     def __post_init__(self):
         for name in _ARRAYS:
@@ -52,6 +56,8 @@ class Detections:
                 object.__setattr__(self, name, _as_array(name, getattr(self, name)))
         object.__setattr__(self, "image_size", _as_size(self.image_size))
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        lines = tuple(tuple(int(end) for end in line) for line in self.keypoint_skeleton)
+        object.__setattr__(self, "keypoint_skeleton", lines)
         self._check_counts()
         self._check_values()
 
@@ -117,11 +123,11 @@ class Detections:
 
     def full_masks(self, threshold=0.5):
         """Masks of the whole picture, `(N, height, width)` bool: `geometry.masks.paste_masks`."""
-        return paste_masks(self._masks(), self.boxes, self.image_size, threshold)
+        return paste_masks(self._masks(), self.boxes, self.image_size, threshold, self.paste_rule)
 
     def rles(self, threshold=0.5):
         """Masks of the whole picture as N COCO RLEs: `geometry.masks.masks_to_rles`."""
-        return masks_to_rles(self._masks(), self.boxes, self.image_size, threshold)
+        return masks_to_rles(self._masks(), self.boxes, self.image_size, threshold, self.paste_rule)
 
     def to_coco(self, image_id, category_ids=None):
         """COCO results, ready for json.
@@ -133,7 +139,7 @@ class Detections:
         Returns:
             A list of N dicts: `image_id`, `category_id`, `bbox` as `[x, y, width, height]`, `area`,
             `score`, with masks `segmentation` (RLE; `area` is then the mask's) and with keypoints
-            `keypoints` (3 K numbers).
+            `keypoints` (3 K numbers, in COCO's count, where a pixel's centre is its number).
         """
         corners, sizes = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
         results = [
@@ -151,14 +157,19 @@ class Detections:
                 result.update(segmentation=rle, area=float(coco_mask.area(rle)))
         if self.keypoints is not None:
             for result, points in zip(results, self.keypoints):
-                result["keypoints"] = points.ravel().tolist()
+                result["keypoints"] = (points - [0.5, 0.5, 0]).ravel().tolist()
         return results
 
     def to_dict(self):
         """Everything as lists and numbers, ready for json; `from_dict` is its inverse."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         lists = {name: None if array is None else array.tolist() for name, array in arrays.items()}
-        return lists | {"image_size": list(self.image_size), "class_names": list(self.class_names)}
+        return lists | {
+            "image_size": list(self.image_size),
+            "class_names": list(self.class_names),
+            "paste_rule": self.paste_rule,
+            "keypoint_skeleton": [list(line) for line in self.keypoint_skeleton],
+        }
 
     @classmethod
     def from_dict(cls, values):
@@ -176,7 +187,16 @@ class Detections:
         return cls(**values)
 
     @classmethod
-    def from_outputs(cls, outputs, index, image_size, original_size, class_names=()):
+    def from_outputs(
+        cls,
+        outputs,
+        index,
+        image_size,
+        original_size,
+        class_names=(),
+        paste_rule="half_pixel",
+        keypoint_skeleton=(),
+    ):
         """One picture of what `model.predict` returns.
 
         Args:
@@ -187,6 +207,7 @@ class Detections:
             image_size: `(height, width)` of the part of the network image that is picture.
             original_size: `(height, width)` of the picture before it was resized.
             class_names: names by label.
+            paste_rule, keypoint_skeleton: of the model's configuration.
 
         Returns:
             `Detections` in the original picture's pixels, boxes clipped to it.
@@ -204,6 +225,8 @@ class Detections:
             boxes=np.clip(boxes, 0, [width, height, width, height]),
             image_size=original_size,
             class_names=class_names,
+            paste_rule=paste_rule,
+            keypoint_skeleton=keypoint_skeleton,
             **rows,
         )
 

@@ -1,6 +1,6 @@
 """COCO average precision of a model or of collected detections, in the original pictures' pixels.
 
-model, dataset -> Detections of each picture -> CocoEvaluator -> {"box": {...}, "mask": {...}}
+model, dataset -> Detections of each picture -> CocoEvaluator -> {"box": {...}, "mask": {...}, "keypoint": {...}}
 """
 
 import logging
@@ -15,6 +15,9 @@ __all__ = ["CocoEvaluator", "evaluate_model", "evaluate_results", "format_table"
 
 logger = logging.getLogger(__name__)
 
+COCO_KEYPOINTS = 17  # of a person, whose spreads COCO measured
+SIGMA = 0.05  # of other keypoints unless the user knows better: between COCO's eyes and shoulders
+
 
 class CocoEvaluator:
     """Collects the detections of a dataset picture by picture, then evaluates them.
@@ -26,6 +29,9 @@ class CocoEvaluator:
         dataset: the records of a dataset: `class_names`, and `images` with `image_id`, `height`,
             `width` and `instances`, as `data.records` reads them from a COCO json.
         with_mask: whether masks are evaluated beside boxes.
+        with_keypoints: whether keypoints are, by object keypoint similarity (OKS).
+        sigmas: K floats, the spread of each keypoint in object sizes; by default COCO's for its 17
+            of a person, and 0.05 for others.
 
     Example:
         >>> evaluator = CocoEvaluator(records)
@@ -34,9 +40,11 @@ class CocoEvaluator:
         0.34
     """
 
-    def __init__(self, dataset, with_mask=True):
+    def __init__(self, dataset, with_mask=True, with_keypoints=False, sigmas=None):
         self.dataset = dataset
         self.with_mask = with_mask
+        self.with_keypoints = with_keypoints
+        self.sigmas = sigmas
         self.results = []
         # False until the picture is added.
         self._pictures = {image.image_id: False for image in dataset.images}
@@ -64,18 +72,23 @@ class CocoEvaluator:
         """Evaluate what was added; a picture that was not counts as one with nothing found.
 
         Returns:
-            `{"box": {...}, "mask": {...}}`, each as from `evaluate_results`; `"mask"` only with
-            masks.
+            `{"box": {...}, "mask": {...}, "keypoint": {...}}`, each as from `evaluate_results`;
+            `"mask"` and `"keypoint"` only with them.
         """
         missing = len(self._pictures) - sum(self._pictures.values())
         if missing:
             logger.warning("%d of %d pictures were not evaluated", missing, len(self._pictures))
-        ground_truth = _ground_truth(self.dataset)
-        tasks = ("box", "mask") if self.with_mask else ("box",)
-        return {task: evaluate_results(ground_truth, self.results, task) for task in tasks}
+        ground_truth = _ground_truth(self.dataset, self.with_keypoints)
+        tasks = ["box"] + ["mask"] * self.with_mask
+        metrics = {task: evaluate_results(ground_truth, self.results, task) for task in tasks}
+        if self.with_keypoints:
+            count = len(self.dataset.keypoints.names)
+            sigmas = self.sigmas or (None if count == COCO_KEYPOINTS else [SIGMA] * count)
+            metrics["keypoint"] = evaluate_results(ground_truth, self.results, "keypoint", sigmas)
+        return metrics
 
 
-def evaluate_model(model, dataset, records, progress=True):
+def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_rule="half_pixel"):
     """COCO AP of a model on a dataset.
 
     Args:
@@ -85,26 +98,31 @@ def evaluate_model(model, dataset, records, progress=True):
             `image_ids` and `original_sizes` are read.
         records: the records that the dataset was made of, as for `CocoEvaluator`.
         progress: whether to draw a progress bar.
+        sigmas: of keypoints, as for `CocoEvaluator`.
+        paste_rule: of the model's configuration.
 
     Returns:
-        `{"box": {...}, "mask": {...}}`, each as from `evaluate_results`; `"mask"` only if the model
-        predicts masks.
+        `{"box": {...}, "mask": {...}, "keypoint": {...}}`, each as from `evaluate_results`; `"mask"`
+        and `"keypoint"` only if the model predicts them (and the records have keypoints).
 
     Raises:
         ValueError: a picture comes twice or is not among the records.
     """
-    evaluator = CocoEvaluator(records, with_mask=False)
+    evaluator = CocoEvaluator(records, with_mask=False, sigmas=sigmas)
     bar = keras.utils.Progbar(len(records.images), verbose=int(progress), unit_name="picture")
     for inputs, targets in dataset:
         outputs = model.predict_on_batch(inputs)
         evaluator.with_mask = "masks" in outputs
+        evaluator.with_keypoints = "keypoints" in outputs and records.keypoints is not None
         image_ids = np.asarray(targets["image_ids"])
         for index, image_id in enumerate(image_ids):
             size = _image_size(inputs, index)
             original_size = np.asarray(targets["original_sizes"][index])
             evaluator.add(
                 image_id,
-                Detections.from_outputs(outputs, index, size, original_size, records.class_names),
+                Detections.from_outputs(
+                    outputs, index, size, original_size, records.class_names, paste_rule
+                ),
             )
         bar.add(len(image_ids))
     return evaluator.summarise()
@@ -125,9 +143,11 @@ def format_table(metrics, per_class=False):
                AP   AP50
         box  0.505  0.697
     """
-    columns = [name for name in next(iter(metrics.values())) if name != "per_class"]
+    # Keypoints have other numbers than boxes and masks: a dict keeps the order, and each name once.
+    columns = list(dict.fromkeys(name for row in metrics.values() for name in row))
+    columns.remove("per_class")
     table = _lay_out(
-        columns, {task: [row[name] for name in columns] for task, row in metrics.items()}
+        columns, {task: [row.get(name) for name in columns] for task, row in metrics.items()}
     )
     if not per_class:
         return table
@@ -153,7 +173,7 @@ def _image_size(inputs, index):
     return tuple(inputs["images"].shape[1:3])
 
 
-def _ground_truth(dataset):
+def _ground_truth(dataset, with_keypoints):
     """The content of a COCO json made from records, labels as category ids."""
     return {
         "images": [
@@ -169,9 +189,16 @@ def _ground_truth(dataset):
                 "area": instance.area,
                 "iscrowd": int(instance.is_crowd),
                 "segmentation": instance.segmentation,
+                **(_keypoints(instance, dataset.keypoints) if with_keypoints else {}),
             }
             for image in dataset.images
             for instance in image.instances
         ],
         "categories": [{"id": i, "name": name} for i, name in enumerate(dataset.class_names)],
     }
+
+
+def _keypoints(instance, names):
+    """The COCO fields of an object's keypoints; an object without any does not count."""
+    points = instance.keypoints or ((0, 0, 0),) * len(names.names)
+    return {"keypoints": np.ravel(points).tolist()}

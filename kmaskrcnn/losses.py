@@ -1,4 +1,4 @@
-"""The five losses of Mask R-CNN (section 3): L = L_cls + L_box + L_mask for regions, and two for the RPN.
+"""The losses of Mask R-CNN (section 3): L = L_cls + L_box + L_mask for regions, and two for the RPN; their variants.
 
 All of them are sums over what was drawn, divided by how many were drawn, so that a picture without objects, or a batch
 without positives, gives a finite loss and never NaN.
@@ -7,6 +7,9 @@ without positives, gives a finite loss and never NaN.
 """
 
 from keras import ops
+
+from kmaskrcnn.geometry.boxes import decode_deltas
+from kmaskrcnn.geometry.overlap_losses import overlap_loss
 
 
 def smooth_l1(errors, beta):
@@ -69,19 +72,45 @@ def box_class_loss(class_logits, labels):
     return _mean(losses, ops.cast(labels >= 0, losses.dtype))
 
 
-def box_loss(box_deltas, labels, deltas, beta):
+def box_loss(box_deltas, labels, deltas, beta, num_classes):
     """Where exactly does each positive region's object lie? Only the true class's box counts; per region drawn.
 
     Args:
-        box_deltas: `(B * R, K, 4)`.
+        box_deltas: `(B * R, Q, 4)`, Q = K, or 1 where all classes share a region's box.
         labels: `(B * R,)` int32.
         deltas: `(B * R, 4)` targets.
         beta: of `smooth_l1`.
+        num_classes: K.
     """
-    num_classes = box_deltas.shape[1]
-    own = ops.clip(labels, 0, num_classes - 1)[:, None, None]
-    predicted = ops.take_along_axis(box_deltas, own, axis=1)[:, 0]
-    losses = ops.sum(smooth_l1(predicted - deltas, beta), axis=-1)
+    losses = ops.sum(smooth_l1(_own_deltas(box_deltas, labels) - deltas, beta), axis=-1)
+    return _mean_of_regions(losses, labels, num_classes)
+
+
+def box_overlap_loss(box_deltas, labels, deltas, rois, variance, kind, num_classes):
+    """How badly does each positive region's box overlap its object? Otherwise as `box_loss`.
+
+    Args:
+        box_deltas, labels, deltas, num_classes: as for `box_loss`.
+        rois: `(B * R, 4)` xyxy, what the deltas move.
+        variance: what the deltas were divided by.
+        kind: `"giou"`, `"diou"` or `"ciou"`, see `overlap_loss`.
+    """
+    positive = ((labels >= 0) & (labels < num_classes))[:, None]
+    # Padding has no extent: the slope of its loss is NaN, which must not reach the deltas.
+    predicted = ops.where(positive, _own_deltas(box_deltas, labels), 0.0)
+    boxes = decode_deltas(rois, predicted, variance)
+    losses = overlap_loss(boxes, decode_deltas(rois, deltas, variance), kind)
+    return _mean_of_regions(losses, labels, num_classes)
+
+
+def _own_deltas(box_deltas, labels):
+    """Each region's deltas for its own class: `(B * R, Q, 4)` -> `(B * R, 4)`."""
+    own = ops.clip(labels, 0, box_deltas.shape[1] - 1)[:, None, None]
+    return ops.take_along_axis(box_deltas, own, axis=1)[:, 0]
+
+
+def _mean_of_regions(losses, labels, num_classes):
+    """Sum over positive regions, per region drawn."""
     positive = ops.cast((labels >= 0) & (labels < num_classes), losses.dtype)
     return _mean(losses, positive, ops.sum(ops.cast(labels >= 0, losses.dtype)))
 
@@ -97,3 +126,40 @@ def mask_loss(mask_logits, labels, masks, num_classes):
     """
     losses = ops.mean(binary_crossentropy(mask_logits, masks), axis=(1, 2))
     return _mean(losses, ops.cast((labels >= 0) & (labels < num_classes), losses.dtype))
+
+
+def multinomial_mask_loss(mask_logits, labels, masks, num_classes):
+    """As `mask_loss`, but classes compete: at each pixel a softmax over K classes and the background.
+
+    Args:
+        mask_logits: `(N, M, M, K + 1)`, the background last.
+        labels, masks, num_classes: as for `mask_loss`.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 4.2, "Multinomial vs. Independent Masks"
+    """
+    own = ops.clip(labels, 0, num_classes - 1)[:, None, None]
+    answer = ops.where(masks > 0.5, own, num_classes)[..., None]
+    right = ops.take_along_axis(mask_logits, answer, axis=-1)[..., 0]
+    losses = ops.mean(ops.logsumexp(mask_logits, axis=-1) - right, axis=(1, 2))
+    return _mean(losses, ops.cast((labels >= 0) & (labels < num_classes), losses.dtype))
+
+
+def keypoint_loss(keypoint_logits, labels, cells, num_classes):
+    """In which cell of its heatmap is each visible keypoint? A softmax over all cells; per visible keypoint.
+
+    Args:
+        keypoint_logits: `(N, m, m, P)`, P keypoints.
+        labels: `(N,)` int32; regions of no class (background, padding) do not count.
+        cells: `(N, P)` int32, y * m + x; -1 where a keypoint is not visible.
+        num_classes: K.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 5
+    """
+    size, count = keypoint_logits.shape[1:3], keypoint_logits.shape[3]
+    logits = ops.reshape(keypoint_logits, (-1, size[0] * size[1], count))
+    right = ops.take_along_axis(logits, ops.maximum(cells, 0)[:, None], axis=1)[:, 0]
+    visible = (cells >= 0) & ((labels >= 0) & (labels < num_classes))[:, None]
+    losses = ops.logsumexp(logits, axis=1) - right
+    return _mean(losses, ops.cast(visible, losses.dtype))

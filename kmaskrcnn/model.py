@@ -1,32 +1,28 @@
 """Mask R-CNN as a Keras model: two graphs over the same layers, one to learn and one to predict.
 
     images -> normalizer -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals
-    learning:    proposals + ground truth -> sampled RoIs -> box head, mask head -> losses
-    predicting:  proposals -> box head -> detections -> mask head -> masks of the detections
+    learning:    proposals + ground truth -> sampled RoIs -> box head, mask head, keypoint head -> losses
+    predicting:  proposals -> box head -> detections -> mask head, keypoint head -> their masks and keypoints
 
 B images, G ground-truth objects, A anchors, S anchors drawn, R regions drawn, N positive regions of the whole batch, K
-classes, D detections, M mask size.
+classes, D detections, M mask size, P keypoints, m heatmap size.
 """
 
 import contextlib
+import logging
 
 import keras
 from keras import ops
 
-from kmaskrcnn import losses
+from kmaskrcnn import components
 from kmaskrcnn.config import MaskRCNNConfig, from_dict, to_dict
-from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone
-from kmaskrcnn.layers.detection import DetectionLayer
-from kmaskrcnn.layers.fpn import FeaturePyramid
-from kmaskrcnn.layers.heads import BoxHead, MaskHead, SelectClass
-from kmaskrcnn.layers.mask_targets import MaskTargetLayer
-from kmaskrcnn.layers.normalizer import ImageNormalizer
+from kmaskrcnn.layers.heads import SelectClass
+from kmaskrcnn.layers.keypoint_head import KeypointDecoder, KeypointTargetLayer
 from kmaskrcnn.layers.regions import PackRegions, UnpackRegions
-from kmaskrcnn.layers.roi_align import RoIAlign
-from kmaskrcnn.layers.rpn import AnchorGenerator, ProposalLayer, RPNHead
-from kmaskrcnn.layers.targets import DetectionTargetLayer, RPNTargetLayer
+from kmaskrcnn.objective import loss_names, loss_values
+from kmaskrcnn.weights.presets import OpenedPreset, save_preset
 
-LOSSES = ("rpn_class_loss", "rpn_box_loss", "box_class_loss", "box_loss", "mask_loss")
+logger = logging.getLogger(__name__)
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
@@ -45,11 +41,13 @@ class MaskRCNN(keras.Model):
             `images`, and optionally `image_sizes (B, 2)` int32, height and width of each picture where images are padded
             at their bottom and right, and with ground truth also
             `boxes (B, G, 4)` float32 xyxy pixels, `labels (B, G)` int32 (-1 pads), `is_crowd (B, G)` bool and
-            `masks (B, G, H', W')` uint8 in the boxes' frames.
+            `masks (B, G, H', W')` uint8 in the boxes' frames, and `keypoints (B, G, P, 3)` float32 x, y, visibility, as
+            far as the configuration has them.
 
     Returns:
         Without ground truth, detections: `boxes (B, D, 4)`, `labels (B, D)` int32 (-1 pads), `scores (B, D)`,
-        `num_detections (B,)` int32, and `masks (B, D, M, M)` probabilities in the boxes' frames.
+        `num_detections (B,)` int32, `masks (B, D, M, M)` probabilities in the boxes' frames, and
+        `keypoints (B, D, P, 3)` x, y, score.
         With ground truth, the predictions and their targets that `compute_loss` takes.
 
     Example:
@@ -69,104 +67,96 @@ class MaskRCNN(keras.Model):
         self.config = config
         self._given_backbone = backbone
         with _policy(self.dtype_policy):
-            self._make_trunk(config, backbone)
-            self._make_heads(config)
-            self._make_targets(config)
+            self._make_layers(config, backbone)
         self.predict_graph = self._make_predict_graph()
         self.train_graph = self._make_train_graph()
-        self.loss_parts = [
-            keras.metrics.Mean(name=name)
-            for name in LOSSES
-            if config.with_mask or name != "mask_loss"
-        ]
+        self.loss_parts = [keras.metrics.Mean(name=name) for name in loss_names(config)]
         self.built = True
 
     # -- the layers ---------------------------------------------------------------------------------------------------
 
-    def _make_trunk(self, c, backbone):
-        norm = {"norm": c.norm, "norm_epsilon": c.norm_epsilon}
-        mean, std = backbone_normalisation(c.backbone)
-        self.normalizer = ImageNormalizer(
-            c.pixel_mean or mean, c.pixel_std or std, name="normalizer"
-        )
-        self.backbone = backbone or build_backbone(
-            c.backbone, stride_in_1x1=c.stride_in_1x1, in_channels=c.in_channels, **norm
-        )
-        self.fpn = FeaturePyramid(
-            c.fpn_channels, norm=c.fpn_norm, norm_epsilon=c.norm_epsilon, name="fpn"
-        )
-        self.anchors = AnchorGenerator(c.anchor_scales, c.anchor_aspect_ratios, name="anchors")
-        self.rpn_head = RPNHead(
-            len(c.anchor_aspect_ratios), c.fpn_channels, c.rpn_convs, name="rpn_head"
-        )
-        self.proposals = ProposalLayer(
-            pre_nms_topk=c.rpn_pre_nms_topk,
-            post_nms_topk=c.rpn_post_nms_topk,
-            pre_nms_topk_train=c.rpn_pre_nms_topk_train,
-            post_nms_topk_train=c.rpn_post_nms_topk_train,
-            nms_threshold=c.rpn_nms_threshold,
-            min_box_size=c.rpn_min_box_size,
-            box_variance=c.rpn_box_variance,
-            portable=c.portable,
-            name="proposals",
-        )
-
-    def _make_heads(self, c):
-        align = {
-            "sampling_ratio": c.roi_sampling_ratio,
-            "aligned": c.roi_aligned,
-            "implementation": "gather" if c.portable else c.roi_align,
-        }
-        norm = {"norm": c.head_norm, "norm_epsilon": c.norm_epsilon}
-        self.box_align = RoIAlign(c.box_pool_size, name="box_align", **align)
-        self.box_head = BoxHead(
-            c.num_classes,
-            units=c.box_head_units,
-            num_dense=c.box_head_dense,
-            num_convs=c.box_head_convs,
-            channels=c.fpn_channels,
-            name="box_head",
-            **norm,
-        )
-        self.detection = DetectionLayer(
-            score_threshold=c.score_threshold,
-            nms_threshold=c.nms_threshold,
-            max_detections=c.max_detections,
-            box_variance=c.box_variance,
-            portable=c.portable,
-            name="detection",
-        )
-        if c.with_mask:
+    def _make_layers(self, c, backbone):
+        self.normalizer = components.make_normalizer(c)
+        self.backbone = backbone or components.make_backbone(c)
+        self.fpn = components.make_pyramid(c)
+        self.anchors = components.make_anchors(c)
+        self.rpn_head = components.make_rpn_head(c)
+        self.proposals = components.make_proposals(c)
+        self.box_align = components.make_roi_layer(c, c.box_pool_size, "box_align")
+        self.box_head = components.make_box_head(c)
+        self.detection = components.make_detection(c)
+        self.rpn_targets = components.make_rpn_targets(c)
+        self.detection_targets = components.make_detection_targets(c)
+        if c.with_mask or c.with_keypoints:
             self.pack_positives = PackRegions(portable=c.portable, name="pack_positives")
             self.pack_detections = PackRegions(portable=c.portable, name="pack_detections")
-            self.unpack_masks = UnpackRegions(name="unpack_masks")
-            self.mask_align = RoIAlign(c.mask_pool_size, name="mask_align", **align)
-            self.mask_head = MaskHead(
-                c.num_classes, c.mask_head_convs, c.mask_head_channels, name="mask_head", **norm
-            )
-            self.select_class = SelectClass(name="select_class")
-
-    def _make_targets(self, c):
-        self.rpn_targets = RPNTargetLayer(
-            anchors_per_image=c.rpn_anchors_per_image,
-            positive_fraction=c.rpn_positive_fraction,
-            positive_threshold=c.rpn_positive_threshold,
-            negative_threshold=c.rpn_negative_threshold,
-            box_variance=c.rpn_box_variance,
-            name="rpn_targets",
-        )
-        self.detection_targets = DetectionTargetLayer(
-            c.num_classes,
-            rois_per_image=c.rois_per_image,
-            positive_fraction=c.roi_positive_fraction,
-            positive_threshold=c.roi_positive_threshold,
-            box_variance=c.box_variance,
-            name="detection_targets",
-        )
         if c.with_mask:
-            self.mask_targets = MaskTargetLayer(
-                c.mask_size, implementation="gather" if c.portable else "auto", name="mask_targets"
+            self.mask_align = components.make_roi_layer(c, c.mask_pool_size, "mask_align")
+            self.mask_head = components.make_mask_head(c)
+            self.select_class = SelectClass(name="select_class")
+            self.unpack_masks = UnpackRegions(name="unpack_masks")
+            self.mask_targets = components.make_mask_targets(c)
+        if c.with_keypoints:
+            self.keypoint_align = components.make_roi_layer(
+                c, c.keypoint_pool_size, "keypoint_align"
             )
+            self.keypoint_head = components.make_keypoint_head(c)
+            self.decode_keypoints = KeypointDecoder(name="decode_keypoints")
+            self.unpack_keypoints = UnpackRegions(name="unpack_keypoints")
+            self.keypoint_targets = KeypointTargetLayer(c.heatmap_size, name="keypoint_targets")
+
+    # -- from published weights and back ------------------------------------------------------------------------------
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset,
+        num_classes=None,
+        load="all",
+        *,
+        class_names=None,
+        architecture=None,
+        **changes,
+    ):
+        """A model with the weights that others published, or that lie at a path.
+
+        What was and what was not loaded goes to the log.
+
+        Args:
+            preset: a name of `weights.presets.PRESETS`, which is downloaded once, or a path: a file of torchvision,
+                Detectron2 or Keras, a folder of `save_preset`, or a `.keras` file.
+            num_classes: K; another one than that of the weights keeps the trunk and initialises the class layers.
+            load: `"all"`, `"trunk"` (all but the class layers) or `"backbone"`.
+            class_names: the K names, by default those of the weights.
+            architecture: a name of `weights.architectures.ARCHITECTURES`; by default the file tells.
+            **changes: fields of the configuration, such as `score_threshold=0.5` or `in_channels=1`.
+
+        Raises:
+            FileNotFoundError: where there is neither such a preset nor such a path.
+            OSError: when a download fails; it says where to put the file instead.
+            ValueError: if the file is damaged, or its weights do not fit; each one is named.
+
+        Example:
+            ```python
+            model = MaskRCNN.from_preset("maskrcnn_resnet50_fpn_v2_coco", class_names=("nucleus",))
+            ```
+        """
+        opened = OpenedPreset(preset, architecture)
+        model = cls(opened.config(num_classes, class_names, **changes))
+        logger.info("%s: %s", preset, opened.load_into(model, load))
+        return model
+
+    def save_preset(self, folder):
+        """Write `config.yaml` and `model.weights.h5`, from which `from_preset(folder)` makes this model again."""
+        if self._given_backbone is not None:
+            raise ValueError("a backbone of one's own is not in the configuration: use `save`")
+        save_preset(self, folder)
+
+    def export(self, filepath, format="saved_model", **options):
+        """Write the model for a server or a device: see `export.exporter.export_model`."""
+        from kmaskrcnn.export.exporter import export_model  # it needs TensorFlow, a model does not
+
+        return export_model(self, filepath, format, **options)
 
     # -- the two graphs -----------------------------------------------------------------------------------------------
 
@@ -183,18 +173,29 @@ class MaskRCNN(keras.Model):
         features, *_, proposals = self._propose(**inputs)
         class_logits, box_deltas = self.box_head(self.box_align(features, proposals))
         detections = self.detection(proposals, class_logits, box_deltas, inputs["image_sizes"])
-        if self.config.with_mask:
-            valid = detections["labels"] >= 0
-            found = self.pack_detections(
-                {"rois": detections["boxes"], "labels": detections["labels"]}, valid
-            )
-            masks = ops.sigmoid(self._mask_logits(features, found))
-            detections["masks"] = self.unpack_masks(masks, found["places"], valid)
-        return self._graph(inputs, detections)
+        return self._graph(inputs, {**detections, **self._detail(features, detections)})
+
+    def _detail(self, features, detections):
+        """Masks and keypoints of the detections; places without one cost nothing."""
+        c, detail = self.config, {}
+        if not (c.with_mask or c.with_keypoints):
+            return detail
+        valid = detections["labels"] >= 0
+        found = self.pack_detections(
+            {"rois": detections["boxes"], "labels": detections["labels"]}, valid
+        )
+        if c.with_mask:
+            masks = self._mask_probabilities(features, found)
+            detail["masks"] = self.unpack_masks(masks, found["places"], valid)
+        if c.with_keypoints:
+            logits = self._keypoint_logits(features, found)
+            points = self.decode_keypoints(logits, found["rois"])
+            detail["keypoints"] = self.unpack_keypoints(points, found["places"], valid)
+        return detail
 
     def _make_train_graph(self):
         inputs = {**self._image_inputs(), **self._truth_inputs()}
-        sizes, masks = inputs["image_sizes"], inputs.get("masks")
+        sizes = inputs["image_sizes"]
         truth = {name: inputs[name] for name in ("boxes", "labels", "is_crowd")}
         features, anchors, rpn_logits, rpn_deltas, proposals = self._propose(
             inputs["images"], sizes
@@ -207,22 +208,29 @@ class MaskRCNN(keras.Model):
             "rpn_deltas": _join_levels(rpn_deltas, axis=1),  # (B, A, 4)
             "rpn_targets": drawn_anchors,
             "class_logits": class_logits,  # (B * R, K + 1)
-            "box_deltas": box_deltas,  # (B * R, K, 4)
+            "box_deltas": box_deltas,  # (B * R, K, 4), or (B * R, 1, 4) for all classes
+            "region_rois": ops.reshape(regions["rois"], (-1, 4)),  # (B * R, 4)
             "region_labels": ops.reshape(regions["labels"], (-1,)),  # (B * R,)
             "region_deltas": ops.reshape(regions["deltas"], (-1, 4)),  # (B * R, 4)
         }
-        if self.config.with_mask:
-            positive = self._positive(regions)
-            outputs["mask_logits"] = self._mask_logits(features, positive)  # (N, M, M)
-            outputs["mask_labels"] = positive["labels"]  # (N,)
-            outputs["mask_targets"] = self.mask_targets(
-                positive["rois"],
-                positive["image_indices"],
-                positive["matches"],
-                truth["boxes"],
-                masks,
-            )  # (N, M, M)
-        return self._graph(inputs, outputs)
+        return self._graph(inputs, {**outputs, **self._detail_targets(features, regions, inputs)})
+
+    def _detail_targets(self, features, regions, truth):
+        """What mask and keypoint head say of the positive regions, and what they should have said."""
+        c, detail = self.config, {}
+        if not (c.with_mask or c.with_keypoints):
+            return detail
+        positive = self._positive(regions)
+        places = [positive[name] for name in ("rois", "image_indices", "matches")]
+        if c.with_mask:
+            detail["mask_labels"] = positive["labels"]  # (N,)
+            detail["mask_logits"] = self._mask_logits(features, positive)  # (N, M, M)
+            detail["mask_targets"] = self.mask_targets(*places, truth["boxes"], truth["masks"])
+        if c.with_keypoints:
+            detail["keypoint_labels"] = positive["labels"]  # (N,)
+            detail["keypoint_logits"] = self._keypoint_logits(features, positive)  # (N, m, m, P)
+            detail["keypoint_cells"] = self.keypoint_targets(*places, truth["keypoints"])  # (N, P)
+        return detail
 
     def _positive(self, regions):
         """Pack the positive regions of all images; they come first in their lists."""
@@ -232,9 +240,24 @@ class MaskRCNN(keras.Model):
         return self.pack_positives(first, is_object)
 
     def _mask_logits(self, features, regions):
-        """Each packed region's mask for its own class, `(N, M, M)`."""
+        """Each packed region's mask for its own class, `(N, M, M)`; with a softmax of all, `(N, M, M, K + 1)`."""
         pooled = self.mask_align(features, regions["rois"], regions["image_indices"])
-        return self.select_class(self.mask_head(pooled), regions["labels"])
+        logits = self.mask_head(pooled)
+        if self.config.mask_activation == "softmax":
+            return logits
+        return self.select_class(logits, regions["labels"])
+
+    def _mask_probabilities(self, features, regions):
+        """Each packed region's mask, `(N, M, M)`."""
+        logits = self._mask_logits(features, regions)
+        if self.config.mask_activation == "softmax":
+            return self.select_class(ops.softmax(logits), regions["labels"])
+        return ops.sigmoid(logits)
+
+    def _keypoint_logits(self, features, regions):
+        """Each packed region's heatmaps, `(N, m, m, P)`."""
+        pooled = self.keypoint_align(features, regions["rois"], regions["image_indices"])
+        return self.keypoint_head(pooled)
 
     def _image_inputs(self):
         shape = (None, None, self.config.in_channels)
@@ -251,6 +274,9 @@ class MaskRCNN(keras.Model):
         }
         if self.config.with_mask:
             inputs["masks"] = keras.Input((None, None, None), name="masks", dtype="uint8")
+        if self.config.with_keypoints:
+            shape = (None, self.config.num_keypoints, 3)
+            inputs["keypoints"] = keras.Input(shape, name="keypoints", dtype="float32")
         return inputs
 
     def _graph(self, inputs, outputs):
@@ -297,26 +323,7 @@ class MaskRCNN(keras.Model):
 
     def loss_values(self, outputs):
         """The losses by name, from what the model returns for inputs with ground truth."""
-        beta, drawn = self.config.smooth_l1_beta, outputs["rpn_targets"]
-        labels = outputs["region_labels"]
-        parts = {
-            "rpn_class_loss": losses.rpn_class_loss(
-                outputs["rpn_logits"], drawn["indices"], drawn["labels"]
-            ),
-            "rpn_box_loss": losses.rpn_box_loss(outputs["rpn_deltas"], **drawn, beta=beta),
-            "box_class_loss": losses.box_class_loss(outputs["class_logits"], labels),
-            "box_loss": losses.box_loss(
-                outputs["box_deltas"], labels, outputs["region_deltas"], beta
-            ),
-        }
-        if self.config.with_mask:
-            parts["mask_loss"] = losses.mask_loss(
-                outputs["mask_logits"],
-                outputs["mask_labels"],
-                outputs["mask_targets"],
-                self.config.num_classes,
-            )
-        return parts
+        return loss_values(outputs, self.config)
 
     def get_config(self):
         backbone = self._given_backbone

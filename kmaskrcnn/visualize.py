@@ -1,6 +1,6 @@
 """Pictures of detections and ground truth, and the curves of a training run.
 
-    picture + Detections -> masks, outlines, boxes -> name plates on top -> picture
+    picture + Detections -> masks, outlines, boxes, skeletons -> name plates on top -> picture
 
 Everything is drawn on a copy with OpenCV, in RGB, and scales with the picture.
 """
@@ -31,6 +31,7 @@ PALETTE = (
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 MASK_OPACITY = 0.45
 MANY = 20
+LEAST_KEYPOINT = 0.05  # keypoints that score less are not drawn (Detectron2's bound)
 
 
 def draw_detections(
@@ -40,18 +41,20 @@ def draw_detections(
     min_score=0.5,
     show_boxes=True,
     show_masks=True,
+    show_keypoints=True,
     show_labels=True,
     color_by="instance",
     threshold=0.5,
     scale=1,
 ):
-    """Draw what was found: translucent masks with outlines, boxes, names and scores.
+    """Draw what was found: translucent masks with outlines, boxes, skeletons, names and scores.
 
     Args:
         image: `(H, W, 3)` uint8, RGB.
         detections: `Detections` of this picture.
         min_score: what scores less is not drawn.
-        show_boxes, show_masks, show_labels: what to draw; masks only where there are any.
+        show_boxes, show_masks, show_keypoints, show_labels: what to draw of what there is; of
+            keypoints those that score 0.05 or more.
         color_by: `"instance"` tells touching objects apart, `"class"` classes.
         threshold: a pixel belongs to a mask from this probability on.
         scale: enlarges the picture first, so that small objects and their names are legible.
@@ -68,18 +71,26 @@ def draw_detections(
     detections = detections.filter(min_score)
     names = _name_once(detections.names)
     texts = [f"{name} {score:.2f}".strip() for name, score in zip(names, detections.scores)]
-    shown = {"boxes": show_boxes, "masks": show_masks, "labels": show_labels}
+    shown = {
+        "boxes": show_boxes,
+        "masks": show_masks,
+        "keypoints": show_keypoints,
+        "labels": show_labels,
+    }
     return _draw(image, detections, texts, shown, color_by, threshold, scale)
 
 
-def draw_ground_truth(image, record, class_names=(), *, color_by="instance", scale=1):
+def draw_ground_truth(
+    image, record, class_names=(), *, keypoints=None, color_by="instance", scale=1
+):
     """Draw a picture's ground truth as `draw_detections` draws detections; crowds say so.
 
     Args:
         image: `(H, W, 3)` uint8, RGB.
         record: the picture's record: `height`, `width` and `instances`, each with `box`, `label`,
-            `is_crowd` and `segmentation` (or None), as `data.records` reads them.
+            `is_crowd`, `segmentation` and `keypoints` (or None), as `data.records` reads them.
         class_names: names by label.
+        keypoints: the dataset's `keypoints`, to draw those too.
         color_by, scale: as for `draw_detections`.
 
     Returns:
@@ -93,12 +104,14 @@ def draw_ground_truth(image, record, class_names=(), *, color_by="instance", sca
         image_size=(record.height, record.width),
         masks=[_frame(instance) for instance in objects],
         class_names=class_names,
+        keypoints=None if keypoints is None else [_points(i, keypoints) for i in objects],
+        keypoint_skeleton=() if keypoints is None else keypoints.skeleton,
     )
     texts = [
         f"{name} (crowd)".strip() if instance.is_crowd else name
         for name, instance in zip(_name_once(truth.names), objects)
     ]
-    shown = {"boxes": True, "masks": True, "labels": True}
+    shown = {"boxes": True, "masks": True, "keypoints": True, "labels": True}
     return _draw(image, truth, texts, shown, color_by, 0.5, scale)
 
 
@@ -177,6 +190,13 @@ def _frame(instance):
     return rasterise_in_box(instance.segmentation, instance.box, 112)
 
 
+def _points(instance, keypoints):
+    """An object's keypoints in continuous pixels; COCO counts a pixel's centre as its number."""
+    if instance.keypoints is None:
+        return np.zeros((len(keypoints.names), 3))
+    return np.array(instance.keypoints) + [0.5, 0.5, 0]
+
+
 def _name_once(names):
     """Among many objects of one class, the name would hide more than it tells: only the first."""
     if len(names) <= MANY or len(set(names)) > 1:
@@ -189,7 +209,8 @@ def _draw(image, detections, texts, shown, color_by, threshold, scale):
     size = [max(1, round(side * scale)) for side in image.shape[:2]]
     method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
     canvas = image.copy() if scale == 1 else cv2.resize(image, size[::-1], interpolation=method)
-    boxes = detections.boxes * (np.array(size * 2)[[1, 0, 1, 0]] / np.tile(image.shape[1::-1], 2))
+    enlarged = np.array(size[::-1]) / image.shape[1::-1]
+    boxes = detections.boxes * np.tile(enlarged, 2)
     keys = detections.labels if color_by == "class" else range(len(detections))
     colors = [color(int(key)) for key in keys]
     line = max(1, round(max(size) / 400))
@@ -200,6 +221,9 @@ def _draw(image, detections, texts, shown, color_by, threshold, scale):
             _draw_mask(canvas, *mask, colors[index], max(1, line // 2))
         if shown["boxes"]:
             _draw_box(canvas, boxes[index], colors[index], line)
+        if shown["keypoints"] and detections.keypoints is not None:
+            points = detections.keypoints[index] * [*enlarged, 1]
+            _draw_skeleton(canvas, points, detections.keypoint_skeleton, colors[index], line)
     if shown["labels"]:
         _draw_labels(canvas, boxes, texts, colors)
     return canvas
@@ -229,6 +253,20 @@ def _draw_mask(canvas, window, top, left, rgb, line):
 def _draw_box(canvas, box, rgb, line):
     x1, y1, x2, y2 = (int(value) for value in np.rint(box))
     cv2.rectangle(canvas, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), rgb, line)
+
+
+def _draw_skeleton(canvas, points, skeleton, rgb, line):
+    """Lines with a dark rim, so that they show on their own mask, and dots where they end."""
+    # Continuous pixels: OpenCV's centre of pixel i is i. It takes 4 bits of fraction.
+    places = np.rint((points[:, :2] - 0.5) * 16).astype(int)
+    seen = points[:, 2] >= LEAST_KEYPOINT
+    ends = [(a, b) for a, b in skeleton if seen[a] and seen[b]]
+    for tint, width in (((0, 0, 0), 3 * line), (rgb, line)):
+        for a, b in ends:
+            cv2.line(canvas, places[a].tolist(), places[b].tolist(), tint, width, cv2.LINE_AA, 4)
+    for tint, radius in (((0, 0, 0), 3 * line), ((255, 255, 255), 2 * line)):
+        for place in places[seen].tolist():
+            cv2.circle(canvas, place, radius * 16, tint, cv2.FILLED, cv2.LINE_AA, 4)
 
 
 def _draw_labels(canvas, boxes, texts, colors):

@@ -39,21 +39,27 @@ def bilinear(feature, y, x):
 
 
 def roi_align(feature, box, stride, pool, sampling=2, aligned=True, reduce=np.mean):
-    """Pool one xyxy box from `feature (H, W, C)`: `(pool, pool, C)` (Mask R-CNN, section 3)."""
+    """Pool one xyxy box from `feature (H, W, C)`: `(pool, pool, C)` (Mask R-CNN, section 3).
+
+    `sampling` 0 takes as many samples as a bin has cells, rounded up.
+    """
     offset = 0.5 if aligned else 0.0
     x1, y1, x2, y2 = (value / stride - offset for value in box)
     width, height = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
+    rows, columns = (
+        sampling or max(int(np.ceil(np.float32(side) / pool)), 1) for side in (height, width)
+    )
     out = np.zeros((pool, pool, feature.shape[2]))
     for i in range(pool):
         for j in range(pool):
             samples = [
                 bilinear(
                     feature,
-                    y1 + (i + (a + 0.5) / sampling) * height / pool,
-                    x1 + (j + (b + 0.5) / sampling) * width / pool,
+                    y1 + (i + (a + 0.5) / rows) * height / pool,
+                    x1 + (j + (b + 0.5) / columns) * width / pool,
                 )
-                for a in range(sampling)
-                for b in range(sampling)
+                for a in range(rows)
+                for b in range(columns)
             ]
             out[i, j] = reduce(samples, axis=0)
     return out

@@ -473,3 +473,34 @@ def test_5000_pictures_of_36_objects(classes):
     assert 0.5 < metrics["mask"]["AP"] < metrics["box"]["AP50"]
     assert time.process_time() - start <= 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2 * 1024**2  # kilobytes
+
+
+def posed(points, sigmas=None):
+    """Keypoint metrics of one object of 100 x 100 with two keypoints, found with `points`."""
+    instance = SimpleNamespace(
+        annotation_id=1,
+        box=(0, 0, 100, 100),
+        label=0,
+        is_crowd=False,
+        segmentation=None,
+        area=10_000.0,
+        keypoints=((20, 20, 2), (70, 70, 1)),
+    )
+    image = SimpleNamespace(image_id=1, height=100, width=100, instances=[instance])
+    names = SimpleNamespace(names=("head", "tail"), skeleton=())
+    dataset = SimpleNamespace(images=[image], class_names=("cat",), keypoints=names)
+    evaluator = CocoEvaluator(dataset, with_mask=False, with_keypoints=True, sigmas=sigmas)
+    found = Detections([[0, 0, 100, 100]], [0], [0.9], (100, 100), keypoints=[points])
+    evaluator.add(1, found)
+    return evaluator.summarise()["keypoint"]
+
+
+def test_keypoints_of_ones_own_are_measured_with_sigmas():
+    """OKS of two keypoints that are d pixels off: exp(-d^2 / (8 * sigma^2 * area))."""
+    exact = [[20.5, 20.5, 0.5], [70.5, 70.5, 0.5]]  # a pixel's centre
+    assert posed(exact)["AP"] == pytest.approx(1.0)
+    # With 0.05 and an area of 10^4, 10 pixels give exp(-0.5) = 0.61: right up to 0.60, 3 of 10 thresholds
+    moved = [[30.5, 20.5, 0.5], [70.5, 80.5, 0.5]]
+    assert posed(moved)["AP"] == pytest.approx(0.3)
+    assert posed(moved, sigmas=[0.2, 0.2])["AP"] == pytest.approx(1.0)  # exp(-1 / 32) = 0.97
+    assert posed(moved, sigmas=[0.01, 0.01])["AP"] == 0.0

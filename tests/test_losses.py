@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from kmaskrcnn import losses
+from kmaskrcnn.geometry.boxes import decode_deltas
+from kmaskrcnn.geometry.overlap_losses import overlap_loss
 
 
 def sigmoid(x):
@@ -67,7 +69,7 @@ def test_region_losses_equal_the_loop():
     expected = -np.mean([np.log(probabilities[i, labels[i]]) for i in range(4)])
     assert float(losses.box_class_loss(logits, labels)) == pytest.approx(expected, rel=1e-5)
     expected = sum(np.abs(deltas[i, labels[i]] - targets[i]).sum() for i in range(2)) / 4
-    assert float(losses.box_loss(deltas, labels, targets, beta=0.0)) == pytest.approx(
+    assert float(losses.box_loss(deltas, labels, targets, 0.0, 3)) == pytest.approx(
         expected, rel=1e-5
     )
 
@@ -96,3 +98,67 @@ def test_nothing_drawn_costs_nothing_even_where_predictions_are_infinite():
         )
         == 0
     )
+
+
+def test_class_agnostic_boxes_serve_every_class():
+    rng = np.random.default_rng(3)
+    deltas, targets = rng.normal(size=(2, 5, 4)).astype("float32")
+    labels = np.array([2, 0, 3, 1, -1], "int32")  # 3 is the background
+    expected = np.abs(deltas - targets)[[0, 1, 3]].sum() / 4
+    loss = losses.box_loss(deltas[:, None], labels, targets, 0.0, 3)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["giou", "diou", "ciou"])
+def test_overlap_losses_compare_the_moved_boxes(kind):
+    import tensorflow as tf
+
+    rng = np.random.default_rng(4)
+    rois = np.array([[0, 0, 10, 20], [5, 5, 25, 15], [0, 0, 0, 0], [3, 3, 9, 9]], "float32")
+    labels = np.array([1, 0, -1, 2], "int32")  # an object each, padding, background
+    deltas = tf.constant(rng.normal(size=(4, 2, 4)).astype("float32"))
+    targets = rng.normal(size=(4, 4)).astype("float32")
+    targets[2:] = 0
+    variance = (0.1, 0.1, 0.2, 0.2)
+    with tf.GradientTape() as tape:
+        tape.watch(deltas)
+        loss = losses.box_overlap_loss(deltas, labels, targets, rois, variance, kind, 2)
+    expected = 0
+    for i in range(2):
+        moved = decode_deltas(rois[i], np.array(deltas)[i, labels[i]], variance)
+        expected += float(overlap_loss(moved, decode_deltas(rois[i], targets[i], variance), kind))
+    assert float(loss) == pytest.approx(expected / 3, rel=1e-5)
+    gradient = np.array(tape.gradient(loss, deltas))
+    assert np.isfinite(gradient).all()
+    used = np.zeros((4, 2), bool)
+    used[0, 1] = used[1, 0] = True
+    np.testing.assert_array_equal(gradient.any(axis=-1), used)
+
+
+def test_multinomial_masks_compete_with_the_background():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(4, 3, 3, 3)).astype("float32")  # two classes and the background
+    masks = (rng.random((4, 3, 3)) > 0.5).astype("float32")
+    labels = np.array([1, 0, -1, 2], "int32")
+    expected = []
+    for n in range(2):
+        for y in range(3):
+            for x in range(3):
+                p = np.exp(logits[n, y, x]) / np.exp(logits[n, y, x]).sum()
+                expected.append(-np.log(p[labels[n] if masks[n, y, x] else 2]))
+    loss = losses.multinomial_mask_loss(logits, labels, masks, 2)
+    assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_keypoint_loss_counts_visible_keypoints_of_objects_alone():
+    rng = np.random.default_rng(6)
+    logits = rng.normal(size=(3, 4, 4, 2)).astype("float32")
+    cells = np.array([[5, -1], [15, 0], [3, 3]], "int32")
+    labels = np.array([0, 0, 1], "int32")  # 1 is the background
+    expected = []
+    for n, k in ((0, 0), (1, 0), (1, 1)):
+        p = np.exp(logits[n, ..., k]) / np.exp(logits[n, ..., k]).sum()
+        expected.append(-np.log(p[cells[n, k] // 4, cells[n, k] % 4]))
+    loss = losses.keypoint_loss(logits, labels, cells, 1)
+    assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
+    assert float(losses.keypoint_loss(logits, labels, np.full((3, 2), -1, "int32"), 1)) == 0

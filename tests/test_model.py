@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from tiny import batch, tiny_config, tiny_model
 
-from kmaskrcnn.model import LOSSES, MaskRCNN
+from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.objective import LOSSES
 
 
 def dataset(*batches):

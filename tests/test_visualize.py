@@ -281,3 +281,60 @@ def test_history_with_gaps_or_without_ap(tmp_path, figures):
     np.testing.assert_array_equal(figures[0].axes[0].lines[1].get_ydata(), [np.nan, 1.5])
     with pytest.raises(ValueError, match="history: .*accuracy"):
         plot_history({"accuracy": [1]}, tmp_path / "curve.png")
+
+
+def pose(points, scores=(0.9,), skeleton=((0, 1),)):
+    return Detections(
+        boxes=[[10, 10, 110, 90]],
+        labels=[0],
+        scores=scores,
+        image_size=(120, 160),
+        keypoints=[points],
+        keypoint_skeleton=skeleton,
+    )
+
+
+ONLY_POINTS = dict(show_boxes=False, show_labels=False)
+
+
+def test_a_skeleton_joins_its_points_where_they_are():
+    drawn = draw_detections(grey(), pose([[20.5, 40.5, 0.9], [80.5, 40.5, 0.8]]), **ONLY_POINTS)
+    white = pixels_of(drawn, (255, 255, 255))
+    assert white[40, 20] and white[40, 80]
+    # Smoothed against its dark rim, a line of one pixel keeps nine tenths of its color.
+    np.testing.assert_allclose(drawn[40, 30:70], np.tile(PALETTE[0], (40, 1)), atol=25)
+    rows, columns = np.nonzero(np.any(drawn != 100, axis=-1))
+    assert (rows.min() + rows.max()) / 2 == 40 and (columns.min() + columns.max()) / 2 == 50
+    larger = draw_detections(
+        grey(), pose([[20.5, 40.5, 0.9], [80.5, 40.5, 0.8]]), scale=2, **ONLY_POINTS
+    )
+    assert pixels_of(larger, (255, 255, 255))[80, 40]
+
+
+def test_points_that_are_not_seen_are_not_drawn():
+    hidden = draw_detections(grey(), pose([[20, 40, 0.9], [80, 40, 0.01]]), **ONLY_POINTS)
+    white = pixels_of(hidden, (255, 255, 255))
+    assert white[38:42, 18:22].any() and not white[:, 40:].any()
+    assert (hidden[:, 40:] == 100).all()
+    off = draw_detections(
+        grey(), pose([[20, 40, 1], [80, 40, 1]]), show_keypoints=False, **ONLY_POINTS
+    )
+    np.testing.assert_array_equal(off, grey())
+
+
+def test_ground_truth_with_its_skeleton():
+    instance = SimpleNamespace(
+        box=(10, 10, 110, 90),
+        label=0,
+        is_crowd=False,
+        segmentation=None,
+        keypoints=((20, 40, 2), (80, 40, 1)),
+    )
+    plain = SimpleNamespace(**{**vars(instance), "keypoints": None})
+    record = SimpleNamespace(height=120, width=160, instances=[instance, plain])
+    names = SimpleNamespace(names=("a", "b"), skeleton=((0, 1),))
+    drawn = draw_ground_truth(grey(), record, ("cat",), keypoints=names)
+    white = pixels_of(drawn, (255, 255, 255))
+    assert white[40, 20] and white[40, 80]
+    without = draw_ground_truth(grey(), record, ("cat",))
+    assert not pixels_of(without, (255, 255, 255))[40, 20]

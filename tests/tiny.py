@@ -23,6 +23,8 @@ TINY = {
     "box_head_units": 32,
     "mask_head_convs": 1,
     "mask_head_channels": 16,
+    "keypoint_head_convs": 1,
+    "keypoint_head_channels": 16,
     "max_detections": 10,
     "score_threshold": 0.0,
 }
@@ -45,7 +47,7 @@ def tiny_model(**changes):
     return MaskRCNN(tiny_config(**changes), backbone=tiny_backbone())
 
 
-def batch(rng, objects=(2, 1), size=(64, 96), crowd=False, masks=True):
+def batch(rng, objects=(2, 1), size=(64, 96), crowd=False, masks=True, keypoints=0):
     """`(inputs, targets)` of the contract: pictures of noise with the given numbers of objects."""
     count, most = len(objects), max(*objects, 1)
     boxes, labels = np.zeros((count, most, 4), "float32"), np.full((count, most), -1, "int32")
@@ -64,4 +66,9 @@ def batch(rng, objects=(2, 1), size=(64, 96), crowd=False, masks=True):
     targets = {"boxes": boxes, "labels": labels, "is_crowd": is_crowd}
     if masks:
         targets["masks"] = rng.integers(0, 2, (count, most, 112, 112)).astype("uint8")
+    if keypoints:
+        corners, sides = boxes[:, :, None, :2], boxes[:, :, None, 2:] - boxes[:, :, None, :2]
+        points = corners + rng.uniform(0, 1, (count, most, keypoints, 2)) * sides
+        seen = (labels >= 0)[..., None, None] * rng.integers(1, 3, (count, most, keypoints, 1))
+        targets["keypoints"] = (np.concatenate([points, seen], -1) * (seen > 0)).astype("float32")
     return inputs, targets

@@ -3,13 +3,18 @@
 Shapes: B pictures, H x W the padded batch, G objects (the most in the batch, at least 1), M mask size.
 """
 
+import logging
+
 import cv2
 import numpy as np
 
 from kmaskrcnn.data.faults import DatasetError, Fault, Rejected
 from kmaskrcnn.data.pictures import read_picture
-from kmaskrcnn.geometry.resizing import padded_length
+from kmaskrcnn.geometry.keypoints import flip_keypoints
+from kmaskrcnn.geometry.resizing import padded_length, resize_pixels
 from kmaskrcnn.geometry.segmentations import rasterise_in_box
+
+logger = logging.getLogger(__name__)
 
 
 class BatchLoader:
@@ -20,6 +25,9 @@ class BatchLoader:
         sizes: `(height, width)` of each once resized.
         divisor: int, the batch's height and width are padded to a multiple of it.
         mask_size: int, cells along each side of a mask, or `None` for no masks.
+        num_keypoints: int, of each object, 0 for no keypoints.
+        flip_pairs: pairs of keypoints that a mirror swaps.
+        resize_rule: see `geometry/resizing.py`.
 
     Call arguments:
         indices: `(B,)` ints into `images`.
@@ -32,8 +40,21 @@ class BatchLoader:
         DatasetError: if a picture cannot be read; it names the file and the image id.
     """
 
-    def __init__(self, images, sizes, divisor, mask_size):
+    def __init__(
+        self,
+        images,
+        sizes,
+        divisor,
+        mask_size,
+        num_keypoints=0,
+        flip_pairs=(),
+        resize_rule="opencv",
+    ):
         self.images, self.sizes, self.divisor, self.mask_size = images, sizes, divisor, mask_size
+        self.resize_rule = resize_rule
+        self.dtype = np.float32 if resize_rule == "torchvision" else np.uint8
+        self.num_keypoints, self.flip_pairs = num_keypoints, flip_pairs
+        self.warned = False
 
     def __call__(self, indices, flips):
         records = [self.images[i] for i in indices]
@@ -48,14 +69,17 @@ class BatchLoader:
 
     def load_pictures(self, records, sizes, flips):
         height, width = (padded_length(side, self.divisor) for side in np.max(sizes, axis=0))
-        images = np.zeros((len(records), height, width, 3), np.uint8)
+        images = np.zeros((len(records), height, width, 3), self.dtype)
         for image, record, (new_height, new_width), flipped in zip(images, records, sizes, flips):
             picture = _read_named(record)
             if flipped:
                 picture = cv2.flip(picture, 1)
-            # Writes straight into the batch: no copy of the resized picture is made.
             inner = image[:new_height, :new_width]
-            cv2.resize(picture, (new_width, new_height), dst=inner)
+            if self.resize_rule == "opencv":
+                # Writes straight into the batch: no copy of the resized picture is made.
+                cv2.resize(picture, (new_width, new_height), dst=inner)
+            else:
+                inner[:] = resize_pixels(picture, (new_height, new_width), self.resize_rule)
         return images
 
     def load_objects(self, records, sizes, flips):
@@ -71,6 +95,8 @@ class BatchLoader:
         objects = {"boxes": boxes, "labels": labels, "is_crowd": is_crowd}
         if self.mask_size is not None:
             objects["masks"] = self.load_masks(records, flips, most)
+        if self.num_keypoints:
+            objects["keypoints"] = self.load_keypoints(records, sizes, flips, most)
         return objects
 
     def load_masks(self, records, flips, most):
@@ -82,6 +108,28 @@ class BatchLoader:
                 mask = rasterise_in_box(instance.segmentation, instance.box, size)
                 masks[b, g] = mask[:, ::-1] if flipped else mask
         return masks
+
+    def load_keypoints(self, records, sizes, flips, most):
+        keypoints = np.zeros((len(records), most, self.num_keypoints, 3), np.float32)
+        for b, (record, (height, width), flipped) in enumerate(zip(records, sizes, flips)):
+            scale = width / record.width, height / record.height
+            for g, instance in enumerate(record.instances):
+                if instance.keypoints is not None:
+                    keypoints[b, g] = _resized_keypoints(instance.keypoints, scale)
+            if flipped:
+                keypoints[b] = flip_keypoints(keypoints[b], width, self.flip_pairs)
+        if not self.warned and not keypoints[..., 2].any():
+            self.warned = True
+            ids = [record.image_id for record in records]
+            logger.warning("no keypoint is visible in the batch of pictures %s: its loss is 0", ids)
+        return keypoints
+
+
+def _resized_keypoints(keypoints, scale):
+    points = np.array(keypoints, np.float64)
+    # COCO's keypoints are numbers of pixels: a pixel's centre lies half a pixel on.
+    points[:, :2] = (points[:, :2] + 0.5) * scale
+    return np.where(points[:, 2:] > 0, points, 0)
 
 
 def _read_named(record):

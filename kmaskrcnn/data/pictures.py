@@ -35,16 +35,12 @@ def is_whole(data):
 def read_picture(path, shape=None):
     """The pixels of a picture file of any kind that OpenCV reads.
 
-    Gray, palette, transparent and 16-bit pictures become RGB of 8 bits: gray is repeated, alpha is
-    dropped, of 16 bits the upper 8 are kept. The EXIF orientation is applied, unless `shape` says
-    that the annotations were made on the picture as it is stored.
-
     Args:
         path: path of the file.
         shape: `(height, width)` that the dataset declares, or `None` to accept any.
 
     Returns:
-        `(height, width, 3)` uint8, RGB.
+        `(height, width, 3)` uint8, RGB, see `decode_picture`.
 
     Raises:
         Rejected: a `ValueError` with a `kind`, if the file is missing, cut off, no picture, or of
@@ -54,6 +50,26 @@ def read_picture(path, shape=None):
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise _unreadable(error) from error
+    return decode_picture(data, shape)
+
+
+def decode_picture(data, shape=None):
+    """The pixels of an encoded picture of any kind that OpenCV reads.
+
+    Gray, palette, transparent and 16-bit pictures become RGB of 8 bits: gray is repeated, alpha is
+    dropped, of 16 bits the upper 8 are kept. The EXIF orientation is applied, unless `shape` says
+    that the annotations were made on the picture as it is stored.
+
+    Args:
+        data: bytes of the file.
+        shape: `(height, width)` that the dataset declares, or `None` to accept any.
+
+    Returns:
+        `(height, width, 3)` uint8, RGB.
+
+    Raises:
+        Rejected: as `read_picture`.
+    """
     if not is_whole(data):
         raise Rejected("truncated file", "the file is cut off: its end marker is missing")
     picture = _decode(data, cv2.IMREAD_COLOR_RGB)

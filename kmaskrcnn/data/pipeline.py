@@ -31,8 +31,11 @@ def make_dataset(
     shuffle=None,
     seed=0,
     size_divisor=64,
+    resize_rule="opencv",
     with_masks=True,
     mask_size=112,
+    with_keypoints=False,
+    keypoint_flip_pairs=None,
     repeat=False,
     drop_remainder=False,
 ):
@@ -54,24 +57,31 @@ def make_dataset(
         seed: int, with the epoch's number the source of all randomness.
         size_divisor: int, height and width are padded at the bottom and right to a multiple of it
             and to the largest of the batch. 64 serves a pyramid up to P6.
+        resize_rule: how pictures are resized, see `geometry/resizing.py`; others' weights know others.
         with_masks: bool, whether targets have `masks`.
         mask_size: int, cells along each side of a mask.
+        with_keypoints: bool, whether targets have `keypoints`.
+        keypoint_flip_pairs: pairs of keypoints that a flip swaps; by default those of the records,
+            whose names differ by left and right.
         repeat: bool, go on with the next epoch forever.
         drop_remainder: bool, leave out a batch that is not full and make B static.
 
     Returns:
         `tf.data.Dataset` of `(inputs, targets)`, dictionaries of
 
-        - inputs `images` `(B, H, W, 3)` uint8 RGB, zeros pad; `image_sizes` `(B, 2)` int32;
+        - inputs `images` `(B, H, W, 3)` RGB, uint8 or by `"torchvision"`'s rule float32, zeros pad;
+          `image_sizes` `(B, 2)` int32;
         - targets `boxes` `(B, G, 4)` float32 xyxy pixels of the resized picture, zeros pad;
           `labels` `(B, G)` int32, -1 pads; `is_crowd` `(B, G)` bool; `masks` `(B, G, M, M)` uint8
-          in the boxes' frames; `image_ids` `(B,)` int64; `original_sizes` `(B, 2)` int32.
+          in the boxes' frames; `keypoints` `(B, G, K, 3)` float32 x, y in pixels of the resized
+          picture and visibility, zeros where there is none; `image_ids` `(B,)` int64; `original_sizes` `(B, 2)` int32.
 
         A picture without objects is kept, with padding only. A picture that cannot be read by the
         time it is needed raises `tf.errors.InvalidArgumentError` that names its file and image id.
 
     Raises:
-        DatasetError: if masks are asked for and an object has no segmentation.
+        DatasetError: if masks are asked for and an object has no segmentation, or keypoints and
+            one has another number of them than the categories name.
         ValueError: if an argument is out of its range or an epoch would be empty.
 
     Example:
@@ -96,11 +106,28 @@ def make_dataset(
         )
     if with_masks:
         _check_segmentations(records)
-    sizes = [resize_shape(r.height, r.width, min_size, max_size) for r in records.images]
-    plan = _Plan(sizes, batch_size, size_divisor, flip, shuffle, seed, repeat, drop_remainder)
-    loader = BatchLoader(records.images, sizes, size_divisor, mask_size if with_masks else None)
-    specs = _batch_specs(batch_size if drop_remainder else None, mask_size if with_masks else None)
-    dataset = tf.data.Dataset.from_generator(plan, output_signature=plan.signature)
+    num_keypoints = _checked_num_keypoints(records) if with_keypoints else 0
+    flip_pairs = records.keypoints.flip_pairs if with_keypoints else ()
+    flip_pairs = flip_pairs if keypoint_flip_pairs is None else keypoint_flip_pairs
+    sides = [(r.height, r.width) for r in records.images]
+    sizes = [resize_shape(*side, min_size, max_size, resize_rule) for side in sides]
+    plan = _Plan(sizes, batch_size, size_divisor, flip, shuffle, seed, drop_remainder)
+    mask_size = mask_size if with_masks else None
+    loader = BatchLoader(
+        records.images,
+        sizes,
+        size_divisor,
+        mask_size,
+        num_keypoints,
+        tuple(flip_pairs),
+        resize_rule,
+    )
+    specs = _batch_specs(
+        batch_size if drop_remainder else None, mask_size, num_keypoints, loader.dtype
+    )
+    # Not `from_generator`: it tells the C library to hand freed memory back at once, which slows training on CPUs.
+    dataset = tf.data.Dataset.from_tensors(0).repeat(None if repeat else 1)
+    dataset = dataset.map(plan.next_epoch).flat_map(plan.batches)
     dataset = dataset.apply(
         tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY if repeat else steps)
     )
@@ -131,32 +158,65 @@ def _check_segmentations(records):
         raise DatasetError(faults, "Pass with_masks=False to train on boxes alone.")
 
 
+def _checked_num_keypoints(records):
+    """K, once every object is known to have that many keypoints, or none."""
+    if records.keypoints is None:
+        message = "its categories name no keypoints, or different ones"
+        raise DatasetError([Fault("no keypoints", message, records.json_path)])
+    count = len(records.keypoints.names)
+    faults = [
+        Fault(
+            "bad keypoints",
+            f"the object has {len(instance.keypoints)} keypoints, its category {count}",
+            record.path,
+            record.image_id,
+            instance.annotation_id,
+        )
+        for record in records.images
+        for instance in record.instances
+        if instance.keypoints is not None and len(instance.keypoints) != count
+    ]
+    if faults:
+        raise DatasetError(faults, "Pass with_keypoints=False to train without them.")
+    return count
+
+
 class _Plan:
-    """Yields each batch's picture indices and flips; calling it again is the next epoch."""
+    """Each epoch's batches: picture indices and flips. Whoever asks next gets the next epoch."""
 
-    signature = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.bool))
-
-    def __init__(self, sizes, batch_size, divisor, flip, shuffle, seed, repeat, drop_remainder):
+    def __init__(self, sizes, batch_size, divisor, flip, shuffle, seed, drop_remainder):
         self.shapes = [[padded_length(side, divisor) for side in size] for size in sizes]
         self.batch_size, self.drop_remainder = batch_size, drop_remainder
-        self.flip, self.shuffle, self.seed, self.repeat = flip, shuffle, seed, repeat
+        self.flip, self.shuffle, self.seed = flip, shuffle, seed
         self.epochs = itertools.count()
 
-    def __call__(self):
-        for epoch in self.epochs if self.repeat else [next(self.epochs)]:
-            yield from self.epoch(np.random.default_rng([self.seed, epoch]))
+    def next_epoch(self, _):
+        """The epoch's pictures in order `(N,)`, which of them are flipped, and where each batch ends."""
+        order, flips, ends = tf.numpy_function(self._draw, [], [tf.int64, tf.bool, tf.int64])
+        return (
+            tf.ensure_shape(order, [None]),
+            tf.ensure_shape(flips, [None]),
+            tf.ensure_shape(ends, [None]),
+        )
 
-    def epoch(self, generator):
+    def batches(self, order, flips, ends):
+        """A dataset of `(indices, flips)`, both `(B,)`."""
+        bounds = tf.data.Dataset.from_tensor_slices((tf.concat([[0], ends[:-1]], 0), ends))
+        return bounds.map(lambda start, end: (order[start:end], flips[start:end]))
+
+    def _draw(self):
+        generator = np.random.default_rng([self.seed, next(self.epochs)])
         flips = generator.random(len(self.shapes)) < self.flip
-        order = generator if self.shuffle else None
-        for batch in plan_batches(self.shapes, self.batch_size, order, self.drop_remainder):
-            yield batch, flips[batch]
+        shuffler = generator if self.shuffle else None
+        batches = plan_batches(self.shapes, self.batch_size, shuffler, self.drop_remainder)
+        order = np.concatenate(batches)
+        return order, flips[order], np.cumsum([len(batch) for batch in batches])
 
 
-def _batch_specs(batch, mask_size):
+def _batch_specs(batch, mask_size, num_keypoints, dtype):
     """Name -> `tf.TensorSpec` of a batch, `batch` pictures where their number is fixed."""
     specs = {
-        "images": tf.TensorSpec([batch, None, None, 3], tf.uint8),
+        "images": tf.TensorSpec([batch, None, None, 3], dtype),
         "image_sizes": tf.TensorSpec([batch, 2], tf.int32),
         "boxes": tf.TensorSpec([batch, None, 4], tf.float32),
         "labels": tf.TensorSpec([batch, None], tf.int32),
@@ -166,6 +226,8 @@ def _batch_specs(batch, mask_size):
     }
     if mask_size is not None:
         specs["masks"] = tf.TensorSpec([batch, None, mask_size, mask_size], tf.uint8)
+    if num_keypoints:
+        specs["keypoints"] = tf.TensorSpec([batch, None, num_keypoints, 3], tf.float32)
     return specs
 
 

@@ -24,6 +24,7 @@ from kmaskrcnn.data.entries import (
     read_segmentation,
 )
 from kmaskrcnn.data.faults import DatasetError, Fault, Rejected
+from kmaskrcnn.data.keypoints import KeypointNames, read_keypoint_names
 from kmaskrcnn.data.pictures import check_header, read_picture
 
 __all__ = ["CocoDataset", "DatasetError", "Fault", "ImageRecord", "Instance", "load_coco"]
@@ -88,6 +89,7 @@ class CocoDataset:
             json has no such category.
         faults: tuple of `Fault`, the items that were left out.
         json_path: str.
+        keypoints: `KeypointNames`, or `None`.
     """
 
     images: tuple
@@ -95,6 +97,7 @@ class CocoDataset:
     category_ids: tuple
     faults: tuple = field(default=())
     json_path: str = ""
+    keypoints: KeypointNames | None = None
 
 
 def load_coco(json_path, image_dir, *, class_names=None, on_error="raise", check_images=True):
@@ -130,6 +133,7 @@ def load_coco(json_path, image_dir, *, class_names=None, on_error="raise", check
         accepted = "True, 'header', 'decode' or False"
         raise ValueError(f"check_images must be {accepted}, got {check_images!r}")
     reader = _Reader(_read_document(json_path, image_dir), str(json_path), Path(image_dir))
+    keypoints = reader.read_keypoints()
     names, category_ids, labels = reader.read_categories(class_names)
     images = reader.check_pictures(reader.read_images(), PICTURE_CHECKS.get(check_images))
     images = reader.read_instances(images, labels)
@@ -138,7 +142,7 @@ def load_coco(json_path, image_dir, *, class_names=None, on_error="raise", check
     if reader.faults:
         kinds = Counter(fault.kind for fault in reader.faults)
         logger.warning("%s: left out %d faulty items: %s", json_path, kinds.total(), dict(kinds))
-    return CocoDataset(images, names, category_ids, tuple(reader.faults), str(json_path))
+    return CocoDataset(images, names, category_ids, tuple(reader.faults), str(json_path), keypoints)
 
 
 def _read_document(json_path, image_dir):
@@ -168,6 +172,14 @@ class _Reader:
     def __init__(self, document, json_path, image_dir):
         self.document, self.json_path, self.image_dir = document, json_path, image_dir
         self.faults = []
+
+    def read_keypoints(self):
+        """The categories' `KeypointNames`."""
+        try:
+            return read_keypoint_names(self.document["categories"])
+        except Rejected as rejected:
+            self.faults.append(Fault(rejected.kind, f"categories: {rejected}", self.json_path))
+            return None
 
     def read_categories(self, class_names):
         """`(class_names, category_ids, {category id: label})`, `None` for a label left out."""

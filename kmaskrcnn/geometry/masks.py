@@ -11,11 +11,12 @@ rounding.
 
 import math
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
 
-def paste_masks(masks, boxes, image_size, threshold=0.5):
+def paste_masks(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
     """Place masks from their boxes' frames into the picture.
 
     Needs N x height x width bytes: for many masks on a large picture take `paste_window` or
@@ -26,6 +27,7 @@ def paste_masks(masks, boxes, image_size, threshold=0.5):
         boxes: `(N, 4)` float, xyxy in the picture's continuous pixels; they may leave the picture.
         image_size: `(height, width)` of the picture.
         threshold: a pixel belongs to the object from this probability on.
+        rule: `"half_pixel"`, or `"torchvision"`, see `paste_window`.
 
     Returns:
         `(N, height, width)` bool. A box without area has an empty mask.
@@ -40,12 +42,12 @@ def paste_masks(masks, boxes, image_size, threshold=0.5):
     masks, boxes = _check(masks, boxes)
     pasted = np.zeros((len(masks), *image_size), bool)
     for canvas, mask, box in zip(pasted, masks, boxes):
-        window, top, left = paste_window(mask, box, image_size, threshold)
+        window, top, left = paste_window(mask, box, image_size, threshold, rule)
         canvas[top : top + window.shape[0], left : left + window.shape[1]] = window
     return pasted
 
 
-def paste_window(mask, box, image_size, threshold=0.5):
+def paste_window(mask, box, image_size, threshold=0.5, rule="half_pixel"):
     """Place one mask, and return only the part of the picture that its box reaches.
 
     Args:
@@ -53,10 +55,14 @@ def paste_window(mask, box, image_size, threshold=0.5):
         box: `(4,)` float, xyxy in the picture's continuous pixels.
         image_size: `(height, width)` of the picture.
         threshold: a pixel belongs to the object from this probability on.
+        rule: `"half_pixel"`, or `"torchvision"`: into a box of whole pixels, up to one too wide and
+            as far off, as the published AP of its weights was measured.
 
     Returns:
         `(window, top, left)`: a bool array, and the picture's row and column of its first pixel.
     """
+    if rule == "torchvision":
+        return _paste_in_whole_pixels(mask, box, image_size, threshold)
     cells = np.zeros((mask.shape[0] + 3, mask.shape[1] + 3), np.float32)
     cells[1:-2, 1:-2] = mask
     x1, y1, x2, y2 = (float(value) for value in box)
@@ -72,11 +78,11 @@ def paste_window(mask, box, image_size, threshold=0.5):
     return (columns >= threshold).T, top, left
 
 
-def masks_to_rles(masks, boxes, image_size, threshold=0.5):
+def masks_to_rles(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
     """Encode masks in box frames as COCO RLE of the whole picture, one mask in memory at a time.
 
     Args:
-        masks, boxes, image_size, threshold: as for `paste_masks`.
+        masks, boxes, image_size, threshold, rule: as for `paste_masks`.
 
     Returns:
         A list of N dicts `{"size": [height, width], "counts": str}`, ready for json, equal to what
@@ -87,7 +93,7 @@ def masks_to_rles(masks, boxes, image_size, threshold=0.5):
     """
     masks, boxes = _check(masks, boxes)
     return [
-        _window_to_rle(*paste_window(mask, box, image_size, threshold), image_size)
+        _window_to_rle(*paste_window(mask, box, image_size, threshold, rule), image_size)
         for mask, box in zip(masks, boxes)
     ]
 
@@ -116,6 +122,23 @@ def crop_masks_to_boxes(masks, boxes, size):
         )
         crop[:] = rows @ mask.astype(np.float32) @ columns.T
     return crops
+
+
+def _paste_in_whole_pixels(mask, box, image_size, threshold):
+    """torchvision's paste: a cell of zeros around mask and box, the box cut to whole pixels."""
+    grown = np.float32((mask.shape[0] + 2) / mask.shape[0])
+    x1, y1, x2, y2 = np.asarray(box, np.float32)
+    half_width, half_height = (x2 - x1) * np.float32(0.5) * grown, (y2 - y1) * np.float32(
+        0.5
+    ) * grown
+    x, y = (x2 + x1) * np.float32(0.5), (y2 + y1) * np.float32(0.5)
+    left, right = int(x - half_width), int(x + half_width)
+    top, bottom = int(y - half_height), int(y + half_height)
+    size = max(right - left + 1, 1), max(bottom - top + 1, 1)
+    window = cv2.resize(np.pad(np.asarray(mask, np.float32), 1), size) >= threshold
+    height, width = image_size
+    window = window[max(-top, 0) : height - top, max(-left, 0) : width - left]
+    return window, max(top, 0), max(left, 0)
 
 
 def _neighbours(start, end, cells, pixels):

@@ -4,7 +4,11 @@ import keras
 from keras import ops
 
 from kmaskrcnn.geometry.boxes import clip_boxes, decode_deltas
+from kmaskrcnn.geometry.soft_suppression import soft_nms
 from kmaskrcnn.geometry.suppression import class_nms
+
+# Pixels: what is thinner is padding, or nothing that can be seen (torchvision's bound).
+LEAST_SIDE = 0.01
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
@@ -16,12 +20,14 @@ class DetectionLayer(keras.layers.Layer):
         nms_threshold: IoU within a class above which the worse box goes.
         max_detections: D, boxes kept of each picture.
         box_variance: what the deltas were divided by.
+        suppression: `"hard"`, or `"soft_linear"` and `"soft_gaussian"`, see `soft_nms`.
+        soft_nms_sigma: of the latter.
         portable: use operations only that XLA, JAX and ONNX have.
 
     Call arguments:
         rois: `(B, R, 4)` xyxy pixels, zeros pad.
         class_logits: `(B * R, K + 1)`, the background last.
-        box_deltas: `(B * R, K, 4)`.
+        box_deltas: `(B * R, Q, 4)`, Q = K, or 1 where all classes share a region's box.
         image_sizes: `(B, 2)` height and width; boxes are clipped to it.
 
     Returns:
@@ -38,6 +44,8 @@ class DetectionLayer(keras.layers.Layer):
         nms_threshold=0.5,
         max_detections=100,
         box_variance=(0.1, 0.1, 0.2, 0.2),
+        suppression="hard",
+        soft_nms_sigma=0.5,
         portable=False,
         **kwargs,
     ):
@@ -46,30 +54,51 @@ class DetectionLayer(keras.layers.Layer):
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
         self.box_variance = tuple(box_variance)
+        self.suppression, self.soft_nms_sigma = suppression, soft_nms_sigma
         self.portable = portable
-        if not portable:
+        if suppression == "hard" and not portable:
             self.supports_jit = False  # the suppression kernel has no XLA version
 
     def call(self, rois, class_logits, box_deltas, image_sizes):
         regions = rois.shape[1]
-        num_classes = box_deltas.shape[1]
+        num_classes, num_boxes = class_logits.shape[1] - 1, box_deltas.shape[1]
         scores = ops.reshape(ops.softmax(class_logits)[:, :-1], (-1, regions, num_classes))
-        deltas = ops.reshape(box_deltas, (-1, regions, num_classes, 4))
+        deltas = ops.reshape(box_deltas, (-1, regions, num_boxes, 4))
         boxes = clip_boxes(
             decode_deltas(rois[:, :, None, :], deltas, self.box_variance), image_sizes
         )
-        exists = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)  # padding has no extent
-        boxes, scores, labels, count = class_nms(
-            boxes,
-            ops.where(exists, scores, 0.0),
-            iou_threshold=self.nms_threshold,
-            max_per_class=self.max_detections,
-            max_total=self.max_detections,
-            score_threshold=self.score_threshold,
-            portable=self.portable,
-        )
+        exists = ops.all(boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE, axis=-1)
+        boxes, scores, labels, count = self._suppress(boxes, ops.where(exists, scores, 0.0))
         return {"boxes": boxes, "scores": scores, "labels": labels, "num_detections": count}
 
+    def _suppress(self, boxes, scores):
+        limits = {"max_total": self.max_detections, "score_threshold": self.score_threshold}
+        if self.suppression != "hard":
+            return soft_nms(
+                boxes,
+                scores,
+                method=self.suppression,
+                iou_threshold=self.nms_threshold,
+                sigma=self.soft_nms_sigma,
+                **limits,
+            )
+        return class_nms(
+            boxes,
+            scores,
+            iou_threshold=self.nms_threshold,
+            max_per_class=self.max_detections,
+            portable=self.portable,
+            **limits,
+        )
+
     def get_config(self):
-        names = ("score_threshold", "nms_threshold", "max_detections", "box_variance", "portable")
+        names = (
+            "score_threshold",
+            "nms_threshold",
+            "max_detections",
+            "box_variance",
+            "suppression",
+            "soft_nms_sigma",
+            "portable",
+        )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -53,10 +53,11 @@ class FeaturePyramid(keras.layers.Layer):
         self.levels = _levels(features_shape)
         self.lateral_convs, self.output_convs = {}, {}
         for level in self.levels:
-            self.lateral_convs[level] = self._conv(1, f"lateral_C{level}")
-            self.output_convs[level] = self._conv(3, f"output_P{level}")
-            self.lateral_convs[level].build(features_shape[f"C{level}"])
-            self.output_convs[level].build((None, None, None, self.channels))
+            stage, name = f"C{level}", f"P{level}"
+            self.lateral_convs[stage] = self._conv(1, f"lateral_{stage}")
+            self.output_convs[name] = self._conv(3, f"output_{name}")
+            self.lateral_convs[stage].build(features_shape[stage])
+            self.output_convs[name].build((None, None, None, self.channels))
         self.upsample = layers.UpSampling2D(
             2, interpolation="nearest", data_format="channels_last", dtype=self.dtype_policy
         )
@@ -76,9 +77,9 @@ class FeaturePyramid(keras.layers.Layer):
     def call(self, features):
         merged, pyramid = None, {}
         for level in reversed(self.levels):
-            lateral = self.lateral_convs[level](features[f"C{level}"])
+            lateral = self.lateral_convs[f"C{level}"](features[f"C{level}"])
             merged = lateral if merged is None else lateral + self._top_down(merged, lateral)
-            pyramid[f"P{level}"] = self.output_convs[level](merged)
+            pyramid[f"P{level}"] = self.output_convs[f"P{level}"](merged)
         pyramid = {f"P{level}": pyramid[f"P{level}"] for level in self.levels}
         top = self.levels[-1]
         for level in range(top + 1, top + 1 + self.extra_levels):

@@ -1,9 +1,9 @@
-"""The heads: what a region is, where exactly it lies, and which of its pixels belong to it.
+"""The heads of the paper's model: what a region is, where exactly it lies, and which of its pixels belong to it.
 
 pooled        (N, P, P, C)          from RoIAlign
 class_logits  (N, K + 1)            the background last
-box_deltas    (N, K, 4)             one box for every class
-mask_logits   (N, 2 * P, 2 * P, K)  one mask for every class
+box_deltas    (N, Q, 4)             one box for every class (Q = K) or for all of them (Q = 1)
+mask_logits   (N, 2 * P, 2 * P, Q)  masks likewise
 """
 
 import keras
@@ -14,7 +14,7 @@ from kmaskrcnn.layers.convolution import ConvNorm
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
 class BoxHead(keras.layers.Layer):
-    """Classifies each region and refines its box, for every class apart.
+    """Classifies each region and refines its box.
 
     Args:
         num_classes: K.
@@ -24,12 +24,13 @@ class BoxHead(keras.layers.Layer):
         channels: of those convolutions.
         norm: their normalisation, see `ConvNorm`.
         norm_epsilon: of the normalisation.
+        class_agnostic: one box for all classes (Q = 1) instead of one for each (Q = K).
 
     Call arguments:
         pooled: `(N, P, P, C)`.
 
     Returns:
-        `class_logits (N, K + 1)` and `box_deltas (N, K, 4)`, float32.
+        `class_logits (N, K + 1)` and `box_deltas (N, Q, 4)`, float32.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), figure 4 (right)
@@ -44,10 +45,12 @@ class BoxHead(keras.layers.Layer):
         channels=256,
         norm=None,
         norm_epsilon=1e-5,
+        class_agnostic=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_classes, self.units, self.num_dense = num_classes, units, num_dense
+        self.class_agnostic = class_agnostic
         self.num_convs, self.channels = num_convs, channels
         self.norm, self.norm_epsilon = norm, norm_epsilon
         common = {"dtype": self.dtype_policy}
@@ -76,7 +79,7 @@ class BoxHead(keras.layers.Layer):
             **common,
         )
         self.box_deltas = keras.layers.Dense(
-            4 * num_classes,
+            4 if class_agnostic else 4 * num_classes,
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.001),
             name="box_deltas",
             **common,
@@ -96,7 +99,8 @@ class BoxHead(keras.layers.Layer):
         hidden = self.flatten(hidden)
         for dense in self.dense:
             hidden = dense(hidden)
-        deltas = ops.reshape(self.box_deltas(hidden), (-1, self.num_classes, 4))
+        boxes = 1 if self.class_agnostic else self.num_classes
+        deltas = ops.reshape(self.box_deltas(hidden), (-1, boxes, 4))
         return ops.cast(self.class_logits(hidden), "float32"), ops.cast(deltas, "float32")
 
     def get_config(self):
@@ -108,16 +112,17 @@ class BoxHead(keras.layers.Layer):
             "channels",
             "norm",
             "norm_epsilon",
+            "class_agnostic",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
 class MaskHead(keras.layers.Layer):
-    """Predicts a mask for every class of each region, each pixel on its own (a sigmoid, not a softmax over classes).
+    """Predicts masks of each region by convolutions: in the paper one for every class, whose sigmoids do not compete.
 
     Args:
-        num_classes: K.
+        num_masks: Q: K; 1 where masks are class-agnostic; K + 1, the background last, for a softmax over classes.
         num_convs: 3x3 convolutions before the mask is doubled in size.
         channels: of the convolutions.
         norm: their normalisation, see `ConvNorm`.
@@ -127,17 +132,17 @@ class MaskHead(keras.layers.Layer):
         pooled: `(N, P, P, C)`; N may be 0.
 
     Returns:
-        `(N, 2 * P, 2 * P, K)` logits, float32.
+        `(N, 2 * P, 2 * P, Q)` logits, float32.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), sections 3 and 3.1, figure 4 (right)
     """
 
     def __init__(
-        self, num_classes, num_convs=4, channels=256, norm=None, norm_epsilon=1e-5, **kwargs
+        self, num_masks, num_convs=4, channels=256, norm=None, norm_epsilon=1e-5, **kwargs
     ):
         super().__init__(**kwargs)
-        self.num_classes, self.num_convs, self.channels = num_classes, num_convs, channels
+        self.num_masks, self.num_convs, self.channels = num_masks, num_convs, channels
         self.norm, self.norm_epsilon = norm, norm_epsilon
         common = {"kernel_initializer": "he_normal", "dtype": self.dtype_policy}
         self.convs = [
@@ -156,7 +161,7 @@ class MaskHead(keras.layers.Layer):
             channels, 2, 2, activation="relu", name="upsample", **common
         )
         common["kernel_initializer"] = keras.initializers.RandomNormal(stddev=0.001)
-        self.logits = keras.layers.Conv2D(num_classes, 1, name="logits", **common)
+        self.logits = keras.layers.Conv2D(num_masks, 1, name="logits", **common)
 
     def build(self, shape):
         for layer in (*self.convs, self.upsample, self.logits):
@@ -170,7 +175,60 @@ class MaskHead(keras.layers.Layer):
         return ops.cast(self.logits(self.upsample(hidden)), "float32")
 
     def get_config(self):
-        names = ("num_classes", "num_convs", "channels", "norm", "norm_epsilon")
+        names = ("num_masks", "num_convs", "channels", "norm", "norm_epsilon")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class MLPMaskHead(keras.layers.Layer):
+    """Predicts masks of each region by dense layers, which do not know where a pixel's neighbours are.
+
+    Args:
+        num_masks: Q, as for `MaskHead`.
+        units: of the hidden dense layers.
+        num_dense: how many of them.
+
+    Call arguments:
+        pooled: `(N, P, P, C)`.
+
+    Returns:
+        `(N, 2 * P, 2 * P, Q)` logits, float32.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 4.2, "Mask Branch", and table 2e
+    """
+
+    def __init__(self, num_masks, units=1024, num_dense=2, **kwargs):
+        super().__init__(**kwargs)
+        self.num_masks, self.units, self.num_dense = num_masks, units, num_dense
+        common = {"dtype": self.dtype_policy}
+        self.flatten = keras.layers.Flatten(name="flatten", **common)
+        self.dense = [
+            keras.layers.Dense(units, activation="relu", name=f"dense{i + 1}", **common)
+            for i in range(num_dense)
+        ]
+
+    def build(self, shape):
+        self.mask_size = 2 * shape[1]
+        self.logits = keras.layers.Dense(
+            self.mask_size**2 * self.num_masks,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.001),
+            name="logits",
+            dtype=self.dtype_policy,
+        )
+        for layer in (self.flatten, *self.dense, self.logits):
+            layer.build(shape)
+            shape = layer.compute_output_shape(shape)
+
+    def call(self, pooled):
+        hidden = self.flatten(pooled)
+        for dense in (*self.dense, self.logits):
+            hidden = dense(hidden)
+        masks = ops.reshape(hidden, (-1, self.mask_size, self.mask_size, self.num_masks))
+        return ops.cast(masks, "float32")
+
+    def get_config(self):
+        names = ("num_masks", "units", "num_dense")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -179,7 +237,7 @@ class SelectClass(keras.layers.Layer):
     """Takes, of every region's masks, the one of its class.
 
     Call arguments:
-        mask_logits: `(N, M, M, K)`.
+        mask_logits: `(N, M, M, Q)`; with Q = 1 the one mask serves all classes.
         labels: `(N,)` int32; regions with no class (under 0, or K) get any mask.
 
     Returns:

@@ -12,6 +12,7 @@ units of a level's cells, sample (i, j) of the P*s x P*s grid lies at
 
 where cell 0 has its centre at y = 0, so that `offset` is 0.5 when pixel centres are honoured (`aligned`), and 0 in the
 first published version. A sample up to one cell outside the map takes the value of the map's edge, one farther out 0.
+Adaptive sampling (`sampling_ratio` 0) takes as many samples as a bin has cells, rounded up, for each region and axis.
 """
 
 import keras
@@ -46,7 +47,8 @@ class RoIAlign(keras.layers.Layer):
 
     Args:
         pool_size: P.
-        sampling_ratio: s, samples a bin along each axis.
+        sampling_ratio: s, samples a bin along each axis; 0 for one a cell, as Detectron2's weights know it: slower, and in
+            the "gather" implementation without a gradient under XLA.
         aligned: honour that pixel centres lie at half coordinates (offset 0.5).
         reduce: `"average"` or `"max"` of a bin's samples.
         implementation: `"crop_and_resize"` (TensorFlow's kernel: the faster one in a TensorFlow graph), `"gather"`
@@ -84,8 +86,8 @@ class RoIAlign(keras.layers.Layer):
         if implementation not in ("auto", "crop_and_resize", "gather"):
             accepted = "'auto', 'crop_and_resize' and 'gather'"
             raise ValueError(f"implementation: got {implementation!r}, accepted are {accepted}")
-        if sampling_ratio < 1:
-            raise ValueError(f"sampling_ratio: got {sampling_ratio}, accepted is 1 or more")
+        if sampling_ratio < 0:
+            raise ValueError(f"sampling_ratio: got {sampling_ratio}, accepted is 0 or more")
         self.pool_size = pool_size
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
@@ -112,26 +114,37 @@ class RoIAlign(keras.layers.Layer):
         pool = self._pool_with_kernel if self._uses_kernel() else self._pool_with_gather
         return ops.cast(pool(features, rois, image_indices), self.compute_dtype)
 
-    def _first_and_step(self, start, end, stride):
-        """The first sample's coordinate and the distance of two samples, in cells: each `(N,)`."""
-        samples = self.pool_size * self.sampling_ratio
-        offset = 0.5 if self.aligned else 0.0
+    def _extent(self, start, end, stride):
+        """Length of each region along an axis, in cells: `(N,)`."""
         extent = (end - start) / stride
-        if not self.aligned:  # the first version never pools less than one cell
-            extent = ops.maximum(extent, 1.0)
-        step = extent / samples
+        return extent if self.aligned else ops.maximum(extent, 1.0)  # the first version's least
+
+    def _ratios(self, start, end, stride):
+        """Samples a bin along one axis, as its cells ask for: `(N,)` int32."""
+        ratios = ops.ceil(self._extent(start, end, stride) / self.pool_size)
+        return ops.cast(ops.maximum(ratios, 1.0), "int32")
+
+    def _first_and_step(self, start, end, stride, ratio):
+        """The first sample's coordinate and the distance of two samples, in cells: each `(N,)`."""
+        offset = 0.5 if self.aligned else 0.0
+        ratio = ops.cast(ratio, "float32")
+        step = self._extent(start, end, stride) / (self.pool_size * ratio)
         return start / stride - offset + 0.5 * step, step
 
     def _levels_of(self, rois):
         numbers = [int(level[1:]) for level in self.levels]
         return assign_levels(rois, max(numbers), min(numbers))
 
-    def _reduce_samples(self, samples):
-        """`(N, P * s, P * s, C)` -> `(N, P, P, C)`."""
-        if self.sampling_ratio == 1:
-            return samples
-        pool = ops.average_pool if self.reduce == "average" else ops.max_pool
-        return pool(samples, self.sampling_ratio, self.sampling_ratio, data_format="channels_last")
+    def _reduce_samples(self, samples, ratios):
+        """`(N, P * s, P * s, C)` -> `(N, P, P, C)`, `ratios` of s for rows and columns."""
+        if isinstance(ratios[0], int):
+            if ratios == (1, 1):
+                return samples
+            pool = ops.average_pool if self.reduce == "average" else ops.max_pool
+            return pool(samples, ratios, ratios, data_format="channels_last")
+        size, channels = self.pool_size, samples.shape[-1]
+        samples = ops.reshape(samples, (-1, size, ratios[0], size, ratios[1], channels))
+        return (ops.mean if self.reduce == "average" else ops.max)(samples, axis=(2, 4))
 
     # -- TensorFlow's kernel ------------------------------------------------------------------------------------------
 
@@ -140,19 +153,21 @@ class RoIAlign(keras.layers.Layer):
 
         if len(features) == 1:
             (level,) = self.levels
-            return self._crop(features[level], rois, image_indices, stride_of(level))
+            crop = self._crop if self.sampling_ratio else self._crop_adaptively
+            return crop(features[level], rois, image_indices, stride_of(level))
         level_of_roi = self._levels_of(rois)
         pooled, places = [], []
         for level in self.levels:
             here = tf.where(level_of_roi == int(level[1:]))[:, 0]
             regions = tf.gather(rois, here), tf.gather(image_indices, here)
-            pooled.append(self._crop(features[level], *regions, stride_of(level)))
+            crop = self._crop if self.sampling_ratio else self._crop_adaptively
+            pooled.append(crop(features[level], *regions, stride_of(level)))
             places.append(tf.cast(here, tf.int32))
         pooled = tf.dynamic_stitch(places, pooled)
         return tf.ensure_shape(pooled, (None, self.pool_size, self.pool_size, None))
 
-    def _crop(self, feature, rois, image_indices, stride):
-        """Pool regions from one level: `(N, P, P, C)`.
+    def _crop(self, feature, rois, image_indices, stride, ratios=None):
+        """Pool regions from one level, with the same `ratios` of s for rows and columns: `(N, P, P, C)`.
 
         `crop_and_resize` spreads its samples from a box's first edge to its last, both included, and measures boxes in
         shares of the map's last cell: a box from the first sample to the last one makes it RoIAlign. It knows no edge,
@@ -160,21 +175,44 @@ class RoIAlign(keras.layers.Layer):
         """
         import tensorflow as tf
 
+        ratios = ratios or (self.sampling_ratio, self.sampling_ratio)
         padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-        samples = self.pool_size * self.sampling_ratio
+        rows, columns = (self.pool_size * ratio for ratio in ratios)
         height, width = (
             tf.cast(size - 1, tf.float32) for size in tf.unstack(tf.shape(padded)[1:3])
         )
-        y, y_step = self._first_and_step(rois[:, 1], rois[:, 3], stride)
-        x, x_step = self._first_and_step(rois[:, 0], rois[:, 2], stride)
+        y, y_step = self._first_and_step(rois[:, 1], rois[:, 3], stride, ratios[0])
+        x, x_step = self._first_and_step(rois[:, 0], rois[:, 2], stride, ratios[1])
         y, x = y + 1.0, x + 1.0
-        last_y, last_x = y + (samples - 1) * y_step, x + (samples - 1) * x_step
+        last_y = y + tf.cast(rows - 1, tf.float32) * y_step
+        last_x = x + tf.cast(columns - 1, tf.float32) * x_step
         boxes = tf.stack([y / height, x / width, last_y / height, last_x / width], axis=1)
         # The kernel computes in float32 and refuses bfloat16.
         crops = tf.image.crop_and_resize(
-            tf.cast(padded, tf.float32), boxes, image_indices, (samples, samples)
+            tf.cast(padded, tf.float32), boxes, image_indices, (rows, columns)
         )
-        return self._reduce_samples(tf.cast(crops, self.compute_dtype))
+        return self._reduce_samples(tf.cast(crops, self.compute_dtype), ratios)
+
+    def _crop_adaptively(self, feature, rois, image_indices, stride):
+        """As `_crop`, in one turn for all regions that want equally many samples."""
+        import tensorflow as tf
+
+        ratios = tf.stack(
+            [self._ratios(rois[:, i], rois[:, i + 2], stride) for i in (1, 0)], axis=1
+        )
+        # Rows and columns in one number, because tf.unique knows vectors alone.
+        kinds, kind_of_roi = tf.unique(ratios[:, 0] * 2**15 + ratios[:, 1])
+
+        def turn(i, pooled):
+            here = tf.where(kind_of_roi == i)
+            regions = tf.gather_nd(rois, here), tf.gather_nd(image_indices, here)
+            both = kinds[i] // 2**15, kinds[i] % 2**15
+            crops = self._crop(feature, *regions, stride, both)
+            return i + 1, tf.tensor_scatter_nd_add(pooled, here, crops)
+
+        shape = (tf.shape(rois)[0], self.pool_size, self.pool_size, feature.shape[-1])
+        start = tf.constant(0), tf.zeros(shape, self.compute_dtype)
+        return tf.while_loop(lambda i, _: i < tf.size(kinds), turn, start)[1]
 
     # -- keras.ops ----------------------------------------------------------------------------------------------------
 
@@ -183,26 +221,50 @@ class RoIAlign(keras.layers.Layer):
         cells, geometry = self._table(features)
         number = self._levels_of(rois) - int(self.levels[0][1:])
         start, height, width, stride = (ops.take(column, number) for column in geometry)
-        y, wy, y_in = self._taps(rois[:, 1], rois[:, 3], height, stride)
-        x, wx, x_in = self._taps(rois[:, 0], rois[:, 2], width, stride)
         base = start + image_indices * height * width  # (N,)
-        bins = []
-        for i in range(self.sampling_ratio):
-            for j in range(self.sampling_ratio):
-                at = slice(i, None, self.sampling_ratio), slice(j, None, self.sampling_ratio)
-                inside = y_in[:, at[0], None] * x_in[:, None, at[1]]
-                sample = 0.0
-                for dy in range(2):
-                    for dx in range(2):
-                        rows = base[:, None, None] + y[dy][:, at[0], None] * width[:, None, None]
-                        weight = wy[dy][:, at[0], None] * wx[dx][:, None, at[1]] * inside
-                        values = ops.take(cells, rows + x[dx][:, None, at[1]], axis=0)
-                        sample = sample + values * ops.cast(weight, values.dtype)[..., None]
-                bins.append(sample)
-        total = bins[0]
-        for sample in bins[1:]:
-            total = total + sample if self.reduce == "average" else ops.maximum(total, sample)
-        return total / len(bins) if self.reduce == "average" else total
+        y_axis = rois[:, 1], rois[:, 3], height, stride
+        x_axis = rois[:, 0], rois[:, 2], width, stride
+
+        def sample(i, j, ratios):
+            """Sample (i, j) of every bin: `(N, P, P, C)`."""
+            y, wy, y_in = self._taps(*y_axis, ratios[0], i)
+            x, wx, x_in = self._taps(*x_axis, ratios[1], j)
+            total, inside = 0.0, y_in[:, :, None] * x_in[:, None]
+            for dy in range(2):
+                for dx in range(2):
+                    rows = base[:, None, None] + y[dy][:, :, None] * width[:, None, None]
+                    weight = wy[dy][:, :, None] * wx[dx][:, None] * inside
+                    values = ops.take(cells, rows + x[dx][:, None], axis=0)
+                    total = total + values * ops.cast(weight, values.dtype)[..., None]
+            return total
+
+        if self.sampling_ratio == 0:
+            return self._gather_adaptively(sample, y_axis, x_axis, cells)
+        ratios, s = (self.sampling_ratio, self.sampling_ratio), range(self.sampling_ratio)
+        total, *samples = [sample(i, j, ratios) for i in s for j in s]
+        for values in samples:
+            total = total + values if self.reduce == "average" else ops.maximum(total, values)
+        return total / self.sampling_ratio**2 if self.reduce == "average" else total
+
+    def _gather_adaptively(self, sample, y_axis, x_axis, cells):
+        """Sample by sample up to the most that any region wants; those that want fewer sit out."""
+        ratios = tuple(self._ratios(axis[0], axis[1], axis[3]) for axis in (y_axis, x_axis))
+        rows, columns = (ops.max(ratio, initial=1) for ratio in ratios)
+        shape = (ops.shape(ratios[0])[0], self.pool_size, self.pool_size, cells.shape[-1])
+        nothing = 0.0 if self.reduce == "average" else -float("inf")
+
+        def one(n, total):
+            i, j = n // columns, n % columns
+            wanted = ((i < ratios[0]) & (j < ratios[1]))[:, None, None, None]
+            values = ops.where(wanted, sample(i, j, ratios), ops.cast(nothing, cells.dtype))
+            total = total + values if self.reduce == "average" else ops.maximum(total, values)
+            return n + 1, total
+
+        start = ops.convert_to_tensor(0, "int32"), ops.full(shape, nothing, cells.dtype)
+        total = ops.while_loop(lambda n, _: n < rows * columns, one, start)[1]
+        if self.reduce == "max":
+            return total
+        return total / ops.cast(ratios[0] * ratios[1], total.dtype)[:, None, None, None]
 
     def _table(self, features):
         """All cells of all levels as rows `(sum of B * H * W, C)`, and each level's first row, size and stride."""
@@ -217,17 +279,17 @@ class RoIAlign(keras.layers.Layer):
         strides = ops.convert_to_tensor([float(stride_of(level)) for level in self.levels])
         return ops.concatenate(cells, axis=0), (*geometry, strides)
 
-    def _taps(self, start, end, size, stride):
-        """Along one axis, the two cells that each sample lies between and their weights.
+    def _taps(self, start, end, size, stride, ratio, i):
+        """Along one axis, the two cells that sample i of each bin lies between and their weights.
 
         Returns:
-            Cells (two of `(N, P * s)` int32), weights (two likewise, float32) and `(N, P * s)` float32, 0 where a
-            sample lies more than one cell outside.
+            Cells (two of `(N, P)` int32), weights (two likewise, float32) and `(N, P)` float32, 0 where a sample lies
+            more than one cell outside.
         """
-        first, step = self._first_and_step(start, end, stride)
-        position = first[:, None] + step[:, None] * ops.arange(
-            self.pool_size * self.sampling_ratio, dtype="float32"
-        )
+        first, step = self._first_and_step(start, end, stride, ratio)
+        ratio = ops.reshape(ops.cast(ratio, "float32"), (-1, 1))
+        number = ops.arange(self.pool_size, dtype="float32") * ratio + ops.cast(i, "float32")
+        position = first[:, None] + step[:, None] * number
         last = ops.cast(size, "float32")[:, None] - 1.0
         inside = ops.cast((position >= -1.0) & (position <= last + 1.0), "float32")
         position = ops.clip(position, 0.0, last)

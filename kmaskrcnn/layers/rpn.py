@@ -27,6 +27,8 @@ class AnchorGenerator(keras.layers.Layer):
     Args:
         scales: one a level, finest first: the side of the square anchor in pixels.
         aspect_ratios: height / width.
+        rule: `"exact"`, or `"torchvision"`, whose weights know anchors with their corners rounded to whole pixels, and
+            strides of whole pixels found from the sizes of the maps: 58 instead of 64 at a P6 of 6 x 6 over 352 pixels.
 
     Call arguments:
         features: dict of `(B, H, W, C)`; only the sizes count.
@@ -38,10 +40,13 @@ class AnchorGenerator(keras.layers.Layer):
         [Feature Pyramid Networks](https://arxiv.org/abs/1612.03144), section 4.1
     """
 
-    def __init__(self, scales, aspect_ratios=(0.5, 1.0, 2.0), **kwargs):
+    def __init__(self, scales, aspect_ratios=(0.5, 1.0, 2.0), rule="exact", **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
+        if rule not in ("exact", "torchvision"):
+            raise ValueError(f"rule: got {rule!r}, accepted are 'exact' and 'torchvision'")
         self.scales = tuple(scales)
         self.aspect_ratios = tuple(aspect_ratios)
+        self.rule = rule
 
     def call(self, features):
         if len(features) != len(self.scales):
@@ -52,11 +57,23 @@ class AnchorGenerator(keras.layers.Layer):
         for level, scale in zip(sorted(features), self.scales):
             height, width = ops.shape(features[level])[1:3]
             base = base_anchors(scale, self.aspect_ratios)
-            anchors[level] = anchor_grid(height, width, stride_of(level), base)
+            stride = stride_of(level)
+            if self.rule == "torchvision":
+                base, stride = base.round(), self._whole_strides(features, level)
+            anchors[level] = anchor_grid(height, width, stride, base)
         return anchors
 
+    def _whole_strides(self, features, level):
+        """Sides of the padded picture // sides of the map; the finest map divides the picture evenly."""
+        finest = min(features)
+        sides = zip(ops.shape(features[finest])[1:3], ops.shape(features[level])[1:3])
+        return tuple(
+            ops.cast(fine * stride_of(finest) // coarse, "float32") for fine, coarse in sides
+        )
+
     def get_config(self):
-        return {**super().get_config(), "scales": self.scales, "aspect_ratios": self.aspect_ratios}
+        names = ("scales", "aspect_ratios", "rule")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")

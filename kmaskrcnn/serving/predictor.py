@@ -1,39 +1,57 @@
-"""Pictures in, objects out: whatever a user holds, resized, padded, detected and put back into its own pixels."""
+"""Pictures in, objects out: whatever a user holds, detected and put back into its own pixels."""
 
+import itertools
+import logging
 from pathlib import Path
 
-import cv2
+import keras
 import numpy as np
+from PIL import Image, ImageOps
 
-from kmaskrcnn.data.pictures import read_picture
+from kmaskrcnn.data.pictures import decode_picture, read_picture
 from kmaskrcnn.detections import Detections
-from kmaskrcnn.geometry.resizing import padded_length, resize_shape
+from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.serving.detectors import KerasDetector, SavedModelDetector
+from kmaskrcnn.serving.tiling import merge_tiles, tile_windows
 
-SIZE_DIVISOR = 64  # cells of P6
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
     """Finds the objects in one picture after another.
 
     Args:
-        model: a `MaskRCNN`.
+        model: a `MaskRCNN`, the path of a `.keras` file, or the folder of an exported SavedModel.
+
+    Raises:
+        ValueError: the path holds no such model; the error names it.
 
     Example:
         ```python
-        predict = Predictor(keras.saving.load_model("model.keras"))
+        predict = Predictor("model.keras")
         detections = predict("street.jpg")
         print(detections.names, detections.scores)
+        for path, detections in predict.predict_folder("pictures/"):
+            print(path.name, len(detections))
         ```
     """
 
     def __init__(self, model):
-        self.model = model
+        if isinstance(model, (str, Path)):
+            is_folder = Path(model).is_dir()
+            self.detector = SavedModelDetector(model) if is_folder else _load_keras(model)
+        else:
+            self.detector = KerasDetector(model)
+        self.config = self.detector.config
 
     def __call__(self, picture) -> Detections:
         """Detect the objects of one picture.
 
         Args:
-            picture: path of a picture file, or its pixels `(H, W, C)` uint8 or float, RGB 0-255.
+            picture: path of a picture file, its encoded bytes, a Pillow image, or its pixels `(H, W, C)` uint8 or float
+                (a SavedModel: uint8), RGB 0-255.
 
         Returns:
             `Detections` in the picture's own pixels.
@@ -41,39 +59,104 @@ class Predictor:
         Raises:
             ValueError: if the file cannot be read, or the array is no picture; it says why.
         """
-        pixels = self._pixels(picture)
-        inputs, size = prepare(pixels, self.model.config.min_size, self.model.config.max_size)
-        outputs = {name: np.asarray(x) for name, x in self.model.predict_on_batch(inputs).items()}
-        names = self.model.config.class_names
-        return Detections.from_outputs(outputs, 0, size, pixels.shape[:2], names)
+        return self.detector.detect([self.pixels(picture)])[0]
 
-    def _pixels(self, picture):
+    def predict_many(self, pictures, batch_size=8, on_error="raise"):
+        """Detect the objects of many pictures; only `batch_size` of them are in memory at once.
+
+        Args:
+            pictures: an iterable of what `__call__` takes.
+            batch_size: pictures that are read before the network runs; those of one size run together.
+            on_error: `"raise"`, or `"skip"` to log a picture that cannot be read and yield None for it.
+
+        Yields:
+            `Detections` of each picture, in order.
+
+        Raises:
+            ValueError: on another `on_error`, or as `__call__`.
+        """
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error: got {on_error!r}, accepted are 'raise' and 'skip'")
+        pictures = iter(pictures)
+        while batch := list(itertools.islice(pictures, batch_size)):
+            read = [self._pixels_or_none(picture, on_error) for picture in batch]
+            found = iter(self.detector.detect([pixels for pixels in read if pixels is not None]))
+            for pixels in read:
+                yield None if pixels is None else next(found)
+
+    def predict_folder(self, folder, batch_size=8, on_error="raise"):
+        """Detect the objects of every picture file in a folder, in the order of their names.
+
+        Args:
+            folder: its path; files of other kinds than `PICTURE_SUFFIXES` are left alone.
+            batch_size, on_error: as for `predict_many`.
+
+        Yields:
+            `(path, Detections)`.
+        """
+        paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        yield from zip(paths, self.predict_many(paths, batch_size, on_error))
+
+    def predict_tiled(self, picture, tile_size=1024, overlap=0.25, batch_size=4) -> Detections:
+        """Detect small objects in a large picture: tile by tile, at the tiles' own resolution.
+
+        Args:
+            picture: as for `__call__`. A NumPy memory map works too: only tiles are read from it.
+            tile_size: height and width of a tile in pixels.
+            overlap: of neighbours, a share of `tile_size`; an object smaller than it is whole in one of them.
+            batch_size: tiles at once.
+
+        Returns:
+            `Detections` in the picture's own pixels; what two tiles found of one object is merged, see `merge_tiles`.
+        """
+        pixels = self.pixels(picture)
+        windows = tile_windows(pixels.shape[:2], tile_size, overlap)
+        tiles = (np.ascontiguousarray(pixels[rows, columns]) for rows, columns in windows)
+        found = list(self.predict_many(tiles, batch_size))
+        return merge_tiles(found, windows, pixels.shape[:2], self.config.nms_threshold)
+
+    def pixels(self, picture):
+        """The pixels `(H, W, C)` of what `__call__` takes."""
         if isinstance(picture, (str, Path)):
             try:
-                return read_picture(picture)
+                return self._checked(read_picture(picture))
             except ValueError as error:
                 raise ValueError(f"{picture}: {error}") from error
-        channels = self.model.config.in_channels
-        picture = np.asarray(picture)
-        if picture.ndim != 3 or picture.shape[2] != channels or 0 in picture.shape:
-            raise ValueError(f"picture: got shape {picture.shape}, accepted is (H, W, {channels})")
-        return picture
+        if isinstance(picture, (bytes, bytearray, memoryview)):
+            return self._checked(decode_picture(bytes(picture)))
+        if isinstance(picture, Image.Image):
+            return self._checked(_pillow_pixels(picture))
+        return self._checked(np.asanyarray(picture))
+
+    def _checked(self, pixels):
+        channels = self.config.in_channels
+        if pixels.ndim != 3 or pixels.shape[2] != channels or 0 in pixels.shape:
+            raise ValueError(f"picture: got shape {pixels.shape}, accepted is (H, W, {channels})")
+        return pixels
+
+    def _pixels_or_none(self, picture, on_error):
+        try:
+            return self.pixels(picture)
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            logger.warning("left out: %s", error)
+            return None
 
 
-def prepare(pixels, min_size, max_size):
-    """Resize and pad one picture as the training data was.
+def _load_keras(path):
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file or folder")
+    model = keras.saving.load_model(path, compile=False)
+    if not isinstance(model, MaskRCNN):
+        raise ValueError(f"{path}: a {type(model).__name__}, not a MaskRCNN")
+    return KerasDetector(model)
 
-    Args:
-        pixels: `(H, W, C)`.
-        min_size, max_size: lengths of the short and long side, see `resize_shape`.
 
-    Returns:
-        The model's inputs, a batch of one, and the `(height, width)` of the picture within it.
-    """
-    height, width = resize_shape(*pixels.shape[:2], min_size, max_size)
-    resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-    resized = resized.reshape(height, width, -1)  # OpenCV drops a single channel
-    rows, columns = padded_length(height, SIZE_DIVISOR), padded_length(width, SIZE_DIVISOR)
-    padded = np.pad(resized, [(0, rows - height), (0, columns - width), (0, 0)])
-    sizes = np.array([[height, width]], "int32")
-    return {"images": padded[None], "image_sizes": sizes}, (height, width)
+def _pillow_pixels(image):
+    """As OpenCV reads the same file: upright, RGB, of 16 bits the upper 8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))

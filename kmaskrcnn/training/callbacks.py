@@ -19,6 +19,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         prefix: what the names in `logs` begin with: `val_box_AP`, `val_mask_AP50`, and so on for
             every number of `evaluate_results` that the dataset has (`APl` needs large objects).
         progress: whether to draw a progress bar.
+        sigmas: of keypoints, as for `evaluation.CocoEvaluator`.
 
     Attributes:
         metrics: the last evaluation in full, `{"box": {...}, "mask": {...}}`, per class too.
@@ -34,7 +35,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         ... ])
     """
 
-    def __init__(self, dataset, records, every=1, prefix="val_", progress=False):
+    def __init__(self, dataset, records, every=1, prefix="val_", progress=False, sigmas=None):
         super().__init__()
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"every: a whole number of epochs from 1 wanted, got {every!r}.")
@@ -43,12 +44,15 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.every = every
         self.prefix = prefix
         self.progress = progress
+        self.sigmas = sigmas
         self.metrics = None
 
     def on_epoch_end(self, epoch, logs=None):
         last = epoch + 1 == self.params.get("epochs")
         if self.metrics is None or last or (epoch + 1) % self.every == 0:
-            self.metrics = evaluate_model(self.model, self.dataset, self.records, self.progress)
+            self.metrics = evaluate_model(
+                self.model, self.dataset, self.records, self.progress, self.sigmas
+            )
         if logs is not None:
             logs.update(self._as_logs())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import keras
 
-from kmaskrcnn.config import Recipe, save_yaml
+from kmaskrcnn.config import MaskRCNNConfig, Recipe, save_yaml
 from kmaskrcnn.data.pictures import read_picture
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import CocoDataset, load_coco
@@ -33,7 +33,7 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
     `pictures/`.
 
     Args:
-        recipe: model, data and training; its class names are taken from the training data.
+        recipe: model, data and training; names of classes and keypoints are taken from the training data.
         train_data, validation_data: `(json path, image folder)` in COCO format.
         output: a folder, made if need be.
         pictures: how many validation pictures to draw.
@@ -52,16 +52,18 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
     validation_records = load_coco(
         *validation_data, class_names=train_records.class_names, on_error=recipe.data.on_error
     )
-    classes = dataclasses.replace(recipe.model, class_names=train_records.class_names)
-    recipe = dataclasses.replace(recipe, model=classes)
+    recipe = dataclasses.replace(recipe, model=name_classes(recipe.model, train_records))
     save_yaml(recipe, output / "recipe.yaml")
 
-    model = build_model(recipe)
     train_dataset = recipe_dataset(recipe, train_records, training=True)
     validation_dataset = recipe_dataset(recipe, validation_records, training=False)
+    model = build_model(recipe)
     model.compile(optimizer=make_optimizer(recipe.training, int(train_dataset.cardinality())))
     evaluation = CocoEvaluation(
-        validation_dataset, validation_records, every=recipe.training.evaluate_every
+        validation_dataset,
+        validation_records,
+        every=recipe.training.evaluate_every,
+        sigmas=recipe.model.keypoint_sigmas,
     )
     history = keras.callbacks.CSVLogger(str(output / "history.csv"))
     model.fit(
@@ -76,6 +78,17 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
     plot_history(output / "history.csv", output / "history.png")
     draw_predictions(model, validation_records, output / "pictures", pictures)
     return evaluation.metrics
+
+
+def name_classes(config: MaskRCNNConfig, records: CocoDataset) -> MaskRCNNConfig:
+    """The configuration with the names of the data's classes and, where it has them, keypoints."""
+    named = {"class_names": records.class_names}
+    if config.with_keypoints and records.keypoints:
+        names = records.keypoints
+        pairs = config.keypoint_flip_pairs or names.flip_pairs
+        named |= {"keypoint_names": names.names, "keypoint_flip_pairs": pairs}
+        named["keypoint_skeleton"] = names.skeleton
+    return dataclasses.replace(config, **named)
 
 
 def build_model(recipe: Recipe) -> MaskRCNN:
@@ -95,10 +108,14 @@ def recipe_dataset(recipe: Recipe, records: CocoDataset, training: bool):
         batch_size=recipe.data.batch_size,
         min_size=recipe.model.min_size,
         max_size=recipe.model.max_size,
+        size_divisor=recipe.model.size_divisor,
+        resize_rule=recipe.model.resize_rule,
         training=training,
         flip=0.5 if training and recipe.data.flip else 0.0,
         seed=recipe.data.seed,
         with_masks=recipe.model.with_mask,
+        with_keypoints=recipe.model.with_keypoints,
+        keypoint_flip_pairs=recipe.model.keypoint_flip_pairs,
     )
 
 

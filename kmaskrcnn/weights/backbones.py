@@ -1,11 +1,18 @@
 """ImageNet weights for a built backbone: Keras's own download, or a local file."""
 
 import functools
+import logging
 import pathlib
 
 import keras
 
+from kmaskrcnn.weights.architectures import find_architecture, recognise
+from kmaskrcnn.weights.convert import load_backbone_arrays
 from kmaskrcnn.weights.mobilenet import load_folded_mobilenet_v2
+from kmaskrcnn.weights.presets import fetch
+from kmaskrcnn.weights.readers import read_weights
+
+logger = logging.getLogger(__name__)
 
 _MOBILENET = keras.applications.MobileNetV2
 _EFFICIENTNET = {"include_preprocessing": False}
@@ -32,8 +39,11 @@ def load_backbone_weights(backbone, source):
         backbone: a `keras.Model` of `build_backbone`, known by its name.
         source: one of
 
-            - `"imagenet"`: Keras downloads its weights once and keeps them (not for the ResNets);
+            - `"imagenet"`: downloaded once and kept: Keras's weights, torchvision's for the ResNets;
             - a `.weights.h5` file that `backbone.save_weights` wrote;
+            - for a ResNet, a file of torchvision (`.pth`), Detectron2's MSRA trunks (`.pkl`) or
+              `keras.applications` (`.h5`): the configuration must be the one that they assume, see
+              `architectures.py`;
             - an `.h5` file without top as published for `keras.applications`;
             - an `.npz` file of folded MobileNetV2 weights, see `load_folded_mobilenet_v2`.
 
@@ -45,7 +55,10 @@ def load_backbone_weights(backbone, source):
     Example:
         >>> load_backbone_weights(build_backbone("mobilenet_v2"), "imagenet")
     """
-    if source == "imagenet":
+    is_resnet = backbone.name.startswith("resnet")
+    if source == "imagenet" and is_resnet:
+        source = fetch(f"{backbone.name}_imagenet")
+    elif source == "imagenet":
         _copy_weights(_download(backbone.name), backbone)
         return
     path = pathlib.Path(source)
@@ -53,6 +66,10 @@ def load_backbone_weights(backbone, source):
         raise FileNotFoundError(f"source={str(source)!r}: no such file, and not 'imagenet'.")
     if path.name.endswith(".weights.h5"):
         backbone.load_weights(path)
+    elif is_resnet:
+        arrays = read_weights(path)
+        report = load_backbone_arrays(backbone, arrays, find_architecture(recognise(arrays)).origin)
+        logger.info("%s: %s", path.name, report)
     elif path.suffix == ".h5":
         _copy_weights(_network(backbone.name)(weights=str(path)), backbone)
     elif path.suffix == ".npz" and backbone.name.startswith("mobilenet_v2"):

@@ -7,7 +7,7 @@ from keras import ops
 from layer_checks import check_layer
 
 from kmaskrcnn.layers.detection import DetectionLayer
-from kmaskrcnn.layers.heads import BoxHead, MaskHead, SelectClass
+from kmaskrcnn.layers.heads import BoxHead, MaskHead, MLPMaskHead, SelectClass
 from kmaskrcnn.layers.mask_targets import MaskTargetLayer
 from kmaskrcnn.layers.normalizer import ImageNormalizer
 from kmaskrcnn.layers.regions import PackRegions, UnpackRegions
@@ -21,6 +21,8 @@ def test_shapes_of_the_heads():
     logits, deltas = BoxHead(5, units=16)(pooled())
     assert logits.shape == (3, 6) and deltas.shape == (3, 5, 4)
     assert MaskHead(5, channels=8)(pooled()).shape == (3, 8, 8, 5)
+    assert MLPMaskHead(5, units=16)(pooled()).shape == (3, 8, 8, 5)
+    assert BoxHead(5, units=16, class_agnostic=True)(pooled())[1].shape == (3, 1, 4)
 
 
 def test_deltas_are_grouped_by_class():
@@ -39,6 +41,23 @@ def test_the_mask_of_the_own_class_is_selected():
     np.testing.assert_array_equal(selected[0], logits[0, :, :, 2])
     np.testing.assert_array_equal(selected[1], logits[1, :, :, 0])
     assert SelectClass()(logits, np.array([-1, 3], "int32")).shape == (2, 2, 2)
+    agnostic = SelectClass()(logits[..., :1], np.array([2, 0], "int32"))
+    np.testing.assert_array_equal(agnostic, logits[..., 0])
+
+
+def test_dense_layers_see_the_whole_region():
+    """Each pixel of the MLP's mask depends on every pooled cell, the FCN's on its neighbours alone."""
+    one, other = np.zeros((2, 1, 8, 8, 4), "float32")
+    other[0, 0, 0] = 1.0
+    changed = {}
+    for head in (MLPMaskHead(1, 64), MaskHead(1, 1, channels=8)):
+        head(one)
+        for weight in head.weights:  # the last layer's are too small to show
+            weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+        difference = np.abs(ops.convert_to_numpy(head(other) - head(one)))[0, ..., 0]
+        changed[type(head)] = difference > 1e-6
+    assert changed[MLPMaskHead].all() and not changed[MaskHead][4:, 4:].any()
+    assert changed[MaskHead][:2, :2].any()
 
 
 @pytest.mark.parametrize("portable", [False, True])
@@ -108,6 +127,20 @@ def test_a_full_mask_ends_at_its_box():
     assert target[:, :14].all() and not target[:, 14:].any()
 
 
+def test_class_agnostic_boxes_are_those_of_every_class():
+    rng = np.random.default_rng(4)
+    rois = oracles.random_boxes(rng, (2, 20), 50, 50, smallest=15).clip(0, 50)
+    logits = rng.normal(0, 2, (40, 4)).astype("float32")
+    deltas, sizes = rng.normal(0, 1, (40, 1, 4)).astype("float32"), np.array([[50, 50]] * 2)
+    for suppression in ("hard", "soft_gaussian"):
+        layer = DetectionLayer(0.1, 0.4, max_detections=25, suppression=suppression)
+        shared = layer(rois, logits, deltas, sizes)
+        repeated = layer(rois, logits, np.repeat(deltas, 3, axis=1), sizes)
+        assert int(shared["num_detections"][0]) > 5
+        for name, values in shared.items():
+            np.testing.assert_allclose(values, repeated[name], atol=1e-6)
+
+
 @pytest.mark.parametrize("portable", [False, True])
 def test_detections_equal_the_loop(portable):
     rng = np.random.default_rng(1)
@@ -161,7 +194,9 @@ def test_what_is_beyond_the_picture_does_not_matter():
 def test_runners():
     rng = np.random.default_rng(2)
     check_layer(BoxHead(3, 16, num_convs=1, channels=8, norm="batch_norm"), pooled())
+    check_layer(BoxHead(3, 16, class_agnostic=True), pooled())
     check_layer(MaskHead(3, 2, channels=8, norm="frozen_batch_norm"), pooled())
+    check_layer(MLPMaskHead(3, 16), pooled())
     check_layer(
         SelectClass(), (rng.normal(size=(2, 4, 4, 3)).astype("float32"), np.array([0, 2], "int32"))
     )
@@ -192,3 +227,5 @@ def test_runners():
     )
     inputs = rois, logits, deltas, np.array([[50, 50]] * 2, "int32")
     check_layer(DetectionLayer(max_detections=5), inputs, mixed_precision=False)
+    soft = DetectionLayer(max_detections=5, suppression="soft_linear")
+    check_layer(soft, inputs, mixed_precision=False)

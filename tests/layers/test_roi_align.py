@@ -1,4 +1,6 @@
-"""RoIAlign against the loop, both implementations."""
+"""RoIAlign against the loop and against torchvision, both implementations."""
+
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -34,7 +36,7 @@ def expected(features, boxes, image_indices, levels, **options):
 @both
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("reduce", ["average", "max"])
-@pytest.mark.parametrize("sampling_ratio", [1, 2, 3])
+@pytest.mark.parametrize("sampling_ratio", [1, 2, 3, 0])
 def test_equals_the_loop(implementation, aligned, reduce, sampling_ratio):
     rng = np.random.default_rng(0)
     features = pyramid(rng)
@@ -89,6 +91,38 @@ def test_both_implementations_agree_with_gradients():
         np.testing.assert_allclose(results[0][1][level], results[1][1][level], atol=1e-3, rtol=1e-4)
 
 
+@both
+@pytest.mark.parametrize("name, aligned", [("aligned", True), ("legacy", False)])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
+def test_equals_torchvision(implementation, name, aligned, sampling_ratio):
+    recorded = np.load(Path(__file__).parents[1] / "fixtures" / "torchvision_ops.npz")
+    features = recorded["roi/features"].transpose(0, 2, 3, 1)
+    indices, boxes = recorded["roi/boxes"][:, 0].astype("int32"), recorded["roi/boxes"][:, 1:]
+    layer = RoIAlign(7, sampling_ratio, aligned, implementation=implementation, levels=("P2",))
+    pooled = np.array(layer({"P2": features}, boxes, indices))
+    expected = recorded[f"roi_align/{name}_{sampling_ratio}"].transpose(0, 2, 3, 1)
+    if aligned and sampling_ratio == 0:  # a box without extent: no sample there (0), one here
+        assert (boxes[4, :2] == boxes[4, 2:]).all() and not expected[4].any()
+        pooled[4] = 0
+    np.testing.assert_allclose(pooled, expected, atol=2e-5)
+
+
+@both
+def test_adaptive_sampling_has_gradients_in_a_graph(implementation):
+    """Each sample spreads a gradient of 1 over the cells around it, so a region's sums to its bins."""
+    import tensorflow as tf
+
+    boxes = np.array([[8, 8, 50, 20], [4, 4, 30, 60], [10, 10, 11, 11]], "float32")
+    layer = RoIAlign(3, 0, implementation=implementation, levels=("P2",))
+
+    @tf.function
+    def gradient(feature):
+        pooled = layer({"P2": feature}, boxes, np.zeros(3, "int32"))
+        return tf.gradients(pooled, feature)[0]
+
+    assert float(tf.reduce_sum(gradient(tf.ones((1, 16, 16, 1))))) == pytest.approx(27, rel=1e-5)
+
+
 def test_a_region_is_pooled_from_the_level_of_its_size():
     sides = np.array([10, 111, 113, 223, 225, 447, 449, 2000], "float32")
     boxes = np.stack([0 * sides, 0 * sides, sides, sides], 1)
@@ -138,7 +172,7 @@ def test_wrong_arguments_are_named():
         RoIAlign(reduce="sum")
     with pytest.raises(ValueError, match="implementation.*'pool'"):
         RoIAlign(implementation="pool")
-    with pytest.raises(ValueError, match="sampling_ratio.*0"):
-        RoIAlign(sampling_ratio=0)
+    with pytest.raises(ValueError, match="sampling_ratio.*-1"):
+        RoIAlign(sampling_ratio=-1)
     with pytest.raises(ValueError, match="image_indices"):
         RoIAlign()(pyramid(np.random.default_rng(0)), keras.ops.zeros((3, 4)))

@@ -1,0 +1,173 @@
+"""Which layers a configuration asks for: one function a layer of `MaskRCNN`."""
+
+from kmaskrcnn.config import MaskRCNNConfig, fit_to_channels
+from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone
+from kmaskrcnn.layers.detection import DetectionLayer
+from kmaskrcnn.layers.fpn import FeaturePyramid
+from kmaskrcnn.layers.heads import BoxHead, MaskHead, MLPMaskHead
+from kmaskrcnn.layers.keypoint_head import KeypointHead
+from kmaskrcnn.layers.mask_targets import MaskTargetLayer
+from kmaskrcnn.layers.normalizer import ImageNormalizer
+from kmaskrcnn.layers.roi_align import RoIAlign
+from kmaskrcnn.layers.roi_pool import RoIPool, RoIWarp
+from kmaskrcnn.layers.rpn import AnchorGenerator, ProposalLayer, RPNHead
+from kmaskrcnn.layers.targets import DetectionTargetLayer, RPNTargetLayer
+
+
+def make_normalizer(c: MaskRCNNConfig):
+    """The statistics of the configuration, or those that its backbone was trained with."""
+    mean, std = (
+        fit_to_channels(values, c.in_channels) for values in backbone_normalisation(c.backbone)
+    )
+    return ImageNormalizer(c.pixel_mean or mean, c.pixel_std or std, name="normalizer")
+
+
+def make_backbone(c: MaskRCNNConfig):
+    """A model from the image to C2 ... C5."""
+    return build_backbone(
+        c.backbone,
+        stride_in_1x1=c.stride_in_1x1,
+        in_channels=c.in_channels,
+        norm=c.norm,
+        norm_epsilon=c.norm_epsilon,
+    )
+
+
+def make_pyramid(c: MaskRCNNConfig):
+    """C2 ... C5 -> P2 ... P6."""
+    return FeaturePyramid(c.fpn_channels, norm=c.fpn_norm, norm_epsilon=c.norm_epsilon, name="fpn")
+
+
+def make_anchors(c: MaskRCNNConfig):
+    """One scale a level."""
+    return AnchorGenerator(c.anchor_scales, c.anchor_aspect_ratios, c.anchor_rule, name="anchors")
+
+
+def make_rpn_head(c: MaskRCNNConfig):
+    """One head for all levels."""
+    return RPNHead(len(c.anchor_aspect_ratios), c.fpn_channels, c.rpn_convs, name="rpn_head")
+
+
+def make_proposals(c: MaskRCNNConfig):
+    """From the RPN's answers to regions."""
+    return ProposalLayer(
+        pre_nms_topk=c.rpn_pre_nms_topk,
+        post_nms_topk=c.rpn_post_nms_topk,
+        pre_nms_topk_train=c.rpn_pre_nms_topk_train,
+        post_nms_topk_train=c.rpn_post_nms_topk_train,
+        nms_threshold=c.rpn_nms_threshold,
+        min_box_size=c.rpn_min_box_size,
+        box_variance=c.rpn_box_variance,
+        portable=c.portable,
+        name="proposals",
+    )
+
+
+def make_roi_layer(c: MaskRCNNConfig, pool_size, name):
+    """RoIAlign, or what the paper compares it with."""
+    if c.roi_pooling == "pool":
+        return RoIPool(pool_size, name=name)
+    options = {
+        "sampling_ratio": c.roi_sampling_ratio,
+        "reduce": c.roi_reduce,
+        "implementation": "gather" if c.portable else c.roi_align,
+        "name": name,
+    }
+    if c.roi_pooling == "warp":
+        return RoIWarp(pool_size, **options)
+    return RoIAlign(pool_size, aligned=c.roi_aligned, **options)
+
+
+def make_box_head(c: MaskRCNNConfig):
+    """Classes and boxes of regions."""
+    return BoxHead(
+        c.num_classes,
+        units=c.box_head_units,
+        num_dense=c.box_head_dense,
+        num_convs=c.box_head_convs,
+        channels=c.fpn_channels,
+        norm=c.head_norm,
+        norm_epsilon=c.norm_epsilon,
+        class_agnostic=c.class_agnostic_boxes,
+        name="box_head",
+    )
+
+
+def make_mask_head(c: MaskRCNNConfig):
+    """As many masks a region as the configuration tells apart."""
+    num_masks = 1 if c.class_agnostic_masks else c.num_classes
+    if c.mask_activation == "softmax":
+        num_masks += 1  # the background
+    if c.mask_head == "mlp":
+        return MLPMaskHead(num_masks, c.mask_head_units, name="mask_head")
+    return MaskHead(
+        num_masks,
+        c.mask_head_convs,
+        c.mask_head_channels,
+        norm=c.head_norm,
+        norm_epsilon=c.norm_epsilon,
+        name="mask_head",
+    )
+
+
+def make_keypoint_head(c: MaskRCNNConfig):
+    """A heatmap for each of the keypoints that the configuration names.
+
+    Raises:
+        ValueError: if it names none.
+    """
+    if not c.keypoint_names:
+        raise ValueError("keypoint_names: got none, accepted with `with_keypoints` is one or more")
+    return KeypointHead(
+        c.num_keypoints,
+        c.keypoint_head_convs,
+        c.keypoint_head_channels,
+        norm=c.head_norm,
+        norm_epsilon=c.norm_epsilon,
+        name="keypoint_head",
+    )
+
+
+def make_detection(c: MaskRCNNConfig):
+    """From the box head's answers to detections."""
+    return DetectionLayer(
+        score_threshold=c.score_threshold,
+        nms_threshold=c.nms_threshold,
+        max_detections=c.max_detections,
+        box_variance=c.box_variance,
+        suppression=c.suppression,
+        soft_nms_sigma=c.soft_nms_sigma,
+        portable=c.portable,
+        name="detection",
+    )
+
+
+def make_rpn_targets(c: MaskRCNNConfig):
+    """The anchors to learn from."""
+    return RPNTargetLayer(
+        anchors_per_image=c.rpn_anchors_per_image,
+        positive_fraction=c.rpn_positive_fraction,
+        positive_threshold=c.rpn_positive_threshold,
+        negative_threshold=c.rpn_negative_threshold,
+        box_variance=c.rpn_box_variance,
+        name="rpn_targets",
+    )
+
+
+def make_detection_targets(c: MaskRCNNConfig):
+    """The regions to learn from."""
+    return DetectionTargetLayer(
+        c.num_classes,
+        rois_per_image=c.rois_per_image,
+        positive_fraction=c.roi_positive_fraction,
+        positive_threshold=c.roi_positive_threshold,
+        box_variance=c.box_variance,
+        name="detection_targets",
+    )
+
+
+def make_mask_targets(c: MaskRCNNConfig):
+    """The masks to learn."""
+    return MaskTargetLayer(
+        c.mask_size, implementation="gather" if c.portable else "auto", name="mask_targets"
+    )

@@ -1,0 +1,104 @@
+"""What a configuration's values are held against: types, ranges, names; errors name the key and what is accepted."""
+
+import dataclasses
+import difflib
+import types
+import typing
+
+CHOICES = {
+    "roi_align": ("auto", "crop_and_resize", "gather"),
+    "roi_pooling": ("align", "warp", "pool"),
+    "roi_reduce": ("average", "max"),
+    "resize_rule": ("opencv", "torchvision", "detectron2"),
+    "anchor_rule": ("exact", "torchvision"),
+    "box_loss": ("smooth_l1", "l1", "giou", "diou", "ciou"),
+    "mask_head": ("fcn", "mlp"),
+    "mask_activation": ("sigmoid", "softmax"),
+    "paste_rule": ("half_pixel", "torchvision"),
+    "suppression": ("hard", "soft_linear", "soft_gaussian"),
+}
+
+
+class ConfigError(ValueError):
+    """A configuration names an unknown key or holds a value of the wrong type or range."""
+
+
+def nearest(key: str, known) -> str:
+    """The end of an error message: the valid key that looks most like `key`."""
+    by_name = {name.rpartition(".")[2]: name for name in known}
+    close = difflib.get_close_matches(key.rpartition(".")[2], by_name, n=1, cutoff=0.0)
+    return f"; did you mean {by_name[close[0]]!r}?" if close else ""
+
+
+def require(holds: bool, key: str, value, accepted: str) -> None:
+    """Raise a `ConfigError` that names the key, the value and what is accepted, unless `holds`."""
+    if not holds:
+        raise ConfigError(f"{key}: got {value!r}, accepted is {accepted}")
+
+
+def require_one_of(key: str, value, accepted: tuple) -> None:
+    """Raise a `ConfigError` unless `value` is among `accepted`."""
+    require(value in accepted, key, value, "one of " + ", ".join(str(name) for name in accepted))
+
+
+def check_types(config) -> None:
+    """Compare every value with its annotation; whole numbers are welcome where a float is asked for."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        require(is_a(value, hint), name, value, getattr(hint, "__name__", str(hint)))
+
+
+def is_a(value, hint) -> bool:
+    """Whether `value` fits the type annotation `hint`."""
+    if isinstance(hint, types.UnionType):
+        return any(is_a(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(is_a(entry, item) for entry in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def check_keypoints(config) -> None:
+    """Refuse pairs of keypoints that do not exist, and spreads that are not one for each."""
+    count = config.num_keypoints
+    for name in ("keypoint_flip_pairs", "keypoint_skeleton"):
+        pairs = getattr(config, name)
+        known = all(len(pair) == 2 and all(0 <= i < count for i in pair) for pair in pairs)
+        require(known, name, pairs, f"pairs of places among the {count} keypoint_names")
+    sigmas = config.keypoint_sigmas
+    # Names may be left to the data; their number is known then.
+    fits = sigmas is None or not count or len(sigmas) == count
+    require(fits, "keypoint_sigmas", sigmas, f"one number for each of the {count} keypoints")
+
+
+def check_ranges(config) -> None:
+    """Refuse values with which no model can be built."""
+    names = config.class_names
+    require(len(names) > 0, "class_names", names, "one name or more")
+    require(len(set(names)) == len(names), "class_names", names, "names that differ")
+    require(0 < config.min_size <= config.max_size, "min_size", config.min_size, "1 to max_size")
+    require(
+        len(config.anchor_scales) == 5, "anchor_scales", config.anchor_scales, "five, for P2 to P6"
+    )
+    for name in ("box_variance", "rpn_box_variance"):
+        require(len(getattr(config, name)) == 4, name, getattr(config, name), "four numbers")
+    for name, accepted in CHOICES.items():
+        require_one_of(name, getattr(config, name), accepted)
+    check_keypoints(config)
+    alone = not (config.class_agnostic_masks and config.mask_activation == "softmax")
+    require(alone, "mask_activation", "softmax", "'sigmoid' where masks are class-agnostic")
+    for name in ("pixel_mean", "pixel_std"):
+        value = getattr(config, name)
+        accepted = f"one number for each of the {config.in_channels} channels"
+        require(value is None or len(value) == config.in_channels, name, value, accepted)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name.endswith(("threshold", "fraction")):
+            require(0 <= value <= 1, field.name, value, "a number from 0 to 1")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            lowest = 0 if field.name.endswith(("_convs", "sampling_ratio")) else 1
+            require(value >= lowest, field.name, value, f"{lowest} or more")

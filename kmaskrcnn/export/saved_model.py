@@ -1,0 +1,45 @@
+"""A SavedModel: the signatures, the weights, and the class names and configuration as files beside them."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+from kmaskrcnn.config import to_dict
+from kmaskrcnn.export.folding import fold_batch_norms
+from kmaskrcnn.export.signatures import Signatures
+
+CLASS_NAMES, CONFIG = "class_names.txt", "config.json"  # in the folder assets/
+MAX_PIXELS = 100_000_000
+
+
+def export_saved_model(model, path, dtype="float32", max_pixels=MAX_PIXELS):
+    """Write a SavedModel that runs wherever TensorFlow does, without Keras and this package.
+
+    Args:
+        model: a `MaskRCNN`.
+        path: a folder; TensorFlow Serving wants `NAME/VERSION`, such as `nuclei/1`.
+        dtype: dtype policy of the network, `"float32"` or `"mixed_bfloat16"`.
+        max_pixels: `predict_jpeg` refuses larger pictures before memory is taken for them.
+
+    Returns:
+        The path, a `pathlib.Path`.
+    """
+    folded = fold_batch_norms(model, dtype=dtype)
+    functions = Signatures(folded, max_pixels).functions()
+    module = tf.Module()
+    # The variables alone: Keras's objects would need Keras to load.
+    module.weights = [variable.value for variable in folded.variables]
+    signatures = {name: f.get_concrete_function() for name, f in functions.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        module.assets = [tf.saved_model.Asset(str(file)) for file in _write_assets(model, folder)]
+        tf.saved_model.save(module, str(path), signatures)
+    return Path(path)
+
+
+def _write_assets(model, folder):
+    names, config = Path(folder, CLASS_NAMES), Path(folder, CONFIG)
+    names.write_text("".join(f"{name}\n" for name in model.config.class_names), encoding="utf-8")
+    config.write_text(json.dumps(to_dict(model.config), indent=2), encoding="utf-8")
+    return names, config

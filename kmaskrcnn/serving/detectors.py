@@ -1,0 +1,120 @@
+"""The two ways to run a model on pixels: the Keras model itself, and a SavedModel that was exported from it.
+
+A detector has a `config` and the method `detect`, from a list of pictures `(H, W, C)` of any sizes to their
+`Detections` in the same order. Pictures run together only where they are padded to one size: padded further, a
+picture's border would look different to the network than it does alone.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kmaskrcnn.config import MaskRCNNConfig, from_dict
+from kmaskrcnn.detections import Detections
+from kmaskrcnn.geometry.resizing import padded_length, resize_pixels, resize_shape
+
+
+class KerasDetector:
+    """Runs a `MaskRCNN`; one trace serves all sizes.
+
+    Args:
+        model: a `MaskRCNN`.
+    """
+
+    def __init__(self, model):
+        self.config = model.config
+        graph = model.predict_graph
+        shape = (None, None, None, model.config.in_channels)
+        signature = {
+            "images": tf.TensorSpec(shape, tf.float32),
+            "image_sizes": tf.TensorSpec((None, 2), tf.int32),
+        }
+        self.function = tf.function(
+            lambda inputs: graph(inputs, training=False), input_signature=[signature]
+        )
+
+    def detect(self, pictures):
+        prepared = [prepare(picture, self.config) for picture in pictures]
+        found = [None] * len(pictures)
+        for places in group([inputs["images"].shape for inputs, _ in prepared]):
+            batch = [prepared[place][0] for place in places]
+            outputs = self.function(
+                {name: tf.constant(np.concatenate([x[name] for x in batch])) for name in batch[0]}
+            )
+            outputs = {name: x.numpy() for name, x in outputs.items()}
+            for row, place in enumerate(places):
+                found[place] = Detections.from_outputs(
+                    outputs,
+                    row,
+                    prepared[place][1],
+                    pictures[place].shape[:2],
+                    self.config.class_names,
+                    self.config.paste_rule,
+                    self.config.keypoint_skeleton,
+                )
+        return found
+
+
+class SavedModelDetector:
+    """Runs the signature `serving_default` of a folder that `export_saved_model` wrote.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        ValueError: the folder is no SavedModel of this package.
+    """
+
+    def __init__(self, path):
+        if not Path(path, "saved_model.pb").is_file():
+            raise ValueError(f"{path}: no SavedModel, there is no saved_model.pb in this folder")
+        self.loaded = tf.saved_model.load(str(path))
+        missing = {"serving_default", "metadata"} - set(self.loaded.signatures)
+        if missing:
+            raise ValueError(f"{path}: not exported by kmaskrcnn, it lacks {sorted(missing)}")
+        config = self.loaded.signatures["metadata"]()["config"].numpy()
+        self.config = from_dict(MaskRCNNConfig, json.loads(config))
+        self.function = self.loaded.signatures["serving_default"]
+
+    def detect(self, pictures):
+        found = [None] * len(pictures)
+        for places in group([picture.shape for picture in pictures]):
+            images = np.stack([pictures[place] for place in places])
+            if images.dtype != np.uint8:
+                raise ValueError(f"picture: a SavedModel takes uint8 pixels, got {images.dtype}")
+            outputs = self.function(images=tf.constant(images))
+            outputs = {name: x.numpy() for name, x in outputs.items()}
+            for row, place in enumerate(places):
+                size = images.shape[1:3]  # boxes are in the picture's pixels already
+                c = self.config
+                described = c.class_names, c.paste_rule, c.keypoint_skeleton
+                found[place] = Detections.from_outputs(outputs, row, size, size, *described)
+        return found
+
+
+def prepare(pixels, config):
+    """Resize and pad one picture as the training data was.
+
+    Args:
+        pixels: `(H, W, C)`.
+        config: a `MaskRCNNConfig`, for `min_size`, `max_size`, `resize_rule` and `size_divisor`.
+
+    Returns:
+        The model's inputs, a batch of one (`images` float32), and the `(height, width)` of the picture within it.
+    """
+    size = resize_shape(*pixels.shape[:2], config.min_size, config.max_size, config.resize_rule)
+    (height, width), resized = size, resize_pixels(pixels, size, config.resize_rule)
+    rows, columns = (padded_length(side, config.size_divisor) for side in size)
+    padded = np.zeros((1, rows, columns, pixels.shape[2]), np.float32)
+    padded[0, :height, :width] = resized
+    return {"images": padded, "image_sizes": np.array([size], np.int32)}, size
+
+
+def group(keys):
+    """Places of equal keys, as lists in the order of their first: `group("aba")` is `[[0, 2], [1]]`."""
+    groups = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())

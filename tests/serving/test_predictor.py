@@ -1,0 +1,138 @@
+"""The Predictor: what it takes, that batches change nothing, one trace, flat memory."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import encode, oriented, photo
+from PIL import Image
+
+from kmaskrcnn.serving.predictor import Predictor
+
+PHOTOS = [photo(48, 64), photo(90, 60, 1), photo(48, 64, 2), photo(200, 320, 3)]
+
+
+@pytest.fixture(scope="module")
+def model(served_model):
+    return served_model
+
+
+@pytest.fixture(scope="module")
+def predict(model):
+    return Predictor(model)
+
+
+def assert_same(one, other, boxes=1e-3):
+    np.testing.assert_array_equal(one.labels, other.labels)
+    np.testing.assert_allclose(one.boxes, other.boxes, atol=boxes)
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    np.testing.assert_allclose(one.masks, other.masks, atol=1e-4)
+
+
+def test_it_finds_what_the_model_predicts(model, predict):
+    picture = photo(64, 96)  # stays as it is: neither resized nor padded in its height
+    padded = np.zeros((1, 64, 128, 3), "uint8")
+    padded[:, :, :96] = picture
+    sizes = np.array([[64, 96]], "int32")
+    wanted = model.predict_on_batch({"images": padded, "image_sizes": sizes})
+    found = predict(picture)
+    assert len(found) == wanted["num_detections"][0] > 0
+    np.testing.assert_allclose(found.boxes, wanted["boxes"][0], atol=1e-3)
+    np.testing.assert_allclose(found.masks, wanted["masks"][0], atol=1e-4)
+
+
+def test_path_bytes_array_and_pillow_image_are_one_picture(predict, tmp_path):
+    data = oriented(PHOTOS[1], "PNG", 6)
+    (tmp_path / "a.png").write_bytes(data)
+    pixels = np.rot90(PHOTOS[1], -1)
+    wanted = predict(pixels)
+    assert len(wanted) > 0 and wanted.image_size == (60, 90)
+    for picture in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        data,
+        Image.open(io.BytesIO(data)),
+    ):
+        assert_same(predict(picture), wanted)
+
+
+def test_deep_pillow_images_are_read_as_their_files(predict):
+    deep = (PHOTOS[0][..., 0].astype("uint16") * 257) ^ 0x55
+    data = encode(Image.fromarray(deep))
+    image = Image.open(io.BytesIO(data))
+    assert image.mode.startswith("I")
+    np.testing.assert_array_equal(predict.pixels(image), predict.pixels(data))
+
+
+def test_many_equal_one_by_one(predict):
+    found = list(predict.predict_many(iter(PHOTOS), batch_size=3))
+    assert [one.image_size for one in found] == [picture.shape[:2] for picture in PHOTOS]
+    for one, picture in zip(found, PHOTOS, strict=True):
+        assert_same(one, predict(picture))
+
+
+def test_a_folder_with_a_broken_file(predict, tmp_path, caplog):
+    for name, data in (("b.png", encode(PHOTOS[0])), ("a.jpg", b"no picture"), ("c.txt", b"text")):
+        (tmp_path / name).write_bytes(data)
+    found = list(predict.predict_folder(tmp_path, on_error="skip"))
+    assert [path.name for path, _ in found] == ["a.jpg", "b.png"]
+    assert found[0][1] is None and "a.jpg" in caplog.text
+    assert_same(found[1][1], predict(PHOTOS[0]))
+    with pytest.raises(ValueError, match="a.jpg"):
+        list(predict.predict_folder(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["keras", "saved_model"])
+def test_it_loads_files(kind, model, served_folder, predict, tmp_path):
+    if kind == "keras":
+        model.save(tmp_path / "model.keras")
+    loaded = Predictor(tmp_path / "model.keras" if kind == "keras" else served_folder)
+    assert loaded.config == model.config
+    for one, picture in zip(loaded.predict_many(PHOTOS), PHOTOS, strict=True):
+        assert_same(one, predict(picture), boxes=0.01)
+
+
+def test_what_it_cannot_take_is_named(predict, tmp_path):
+    with pytest.raises(ValueError, match="no such file or folder"):
+        Predictor(tmp_path / "absent.keras")
+    with pytest.raises(ValueError, match="no saved_model.pb"):
+        Predictor(tmp_path)
+    with pytest.raises(ValueError, match=r"got shape \(5, 5\), accepted is \(H, W, 3\)"):
+        predict(np.zeros((5, 5)))
+    with pytest.raises(ValueError, match="not a picture"):
+        predict(b"no picture")
+    with pytest.raises(ValueError, match="on_error: got 'ignore'"):
+        next(predict.predict_many([], on_error="ignore"))
+
+
+def test_one_trace_serves_all_sizes(model):
+    predict = Predictor(model)
+    list(predict.predict_many([photo(h, w) for h, w in ((48, 64), (64, 48), (9, 5), (300, 20))], 2))
+    assert predict.detector.function.experimental_get_tracing_count() == 1
+
+
+def resident():
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_memory_stays_flat(predict, count):
+    pictures = [photo(48 + 7 * (i % 5), 64 + 11 * (i % 3), i) for i in range(15)]
+    for i in range(50):
+        predict(pictures[i % 15])
+    before = resident()
+    for i in range(count):
+        predict(pictures[i % 15])
+    assert resident() < 1.02 * before
+
+
+def test_a_large_picture_is_read_tile_by_tile(predict):
+    picture = photo(150, 230)
+    found = predict.predict_tiled(picture, tile_size=96, overlap=0.3)
+    assert found.image_size == (150, 230) and len(found) > 0
+    assert (found.boxes[:, 2] <= 230).all() and found.boxes[:, 2].max() > 150
+    whole = predict.predict_tiled(PHOTOS[0], tile_size=96)
+    assert_same(whole, predict(PHOTOS[0]))  # one tile holds it all

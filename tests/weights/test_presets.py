@@ -1,0 +1,194 @@
+"""Presets: found by name or path, downloaded with their hash checked, opened, built and saved again."""
+
+import dataclasses
+import hashlib
+import logging
+import re
+import urllib.error
+
+import keras
+import numpy as np
+import pytest
+from keras.src.utils import file_utils
+from parity_stages import fixture_state, load_fixture
+from tiny import tiny_config, tiny_model
+
+from kmaskrcnn.cli import main
+from kmaskrcnn.config import ConfigError, MaskRCNNConfig
+from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.weights.architectures import ARCHITECTURES, make_config, recognise
+from kmaskrcnn.weights.coco import COCO_80, COCO_90
+from kmaskrcnn.weights.convert import named_weights
+from kmaskrcnn.weights.presets import PRESETS, Preset, check_hash, fetch
+
+
+def test_each_row_of_the_tables_is_whole():
+    for name, preset in PRESETS.items():
+        assert preset.architecture in ARCHITECTURES, name
+        assert preset.url.startswith("https://") and preset.license, name
+        assert re.fullmatch(r"[0-9a-f]{8}", preset.sha256) or preset.license == "CC-BY-SA-3.0", name
+        assert preset.url.count(preset.sha256 or preset.md5), name
+    for name, architecture in ARCHITECTURES.items():
+        config = make_config(architecture)
+        assert isinstance(config, MaskRCNNConfig), name
+    assert len(COCO_80) == 80 and len(COCO_90) == 90 and COCO_90[89] == "toothbrush"
+    assert COCO_90[12] == "stop sign"  # category 13, behind the empty 12
+
+
+def files(tmp_path, monkeypatch, download):
+    """Keras's downloads go to `download(url, path)`, and its cache to a folder of the test."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(file_utils, "urlretrieve", lambda url, path, *_: download(url, path))
+
+
+def test_a_download_is_checked_and_kept(tmp_path, monkeypatch):
+    content, asked = b"weights", []
+    digest = hashlib.sha256(content).hexdigest()
+
+    def download(url, path):
+        asked.append(url)
+        with open(path, "wb") as stream:
+            stream.write(content)
+
+    files(tmp_path, monkeypatch, download)
+    preset = Preset("resnet18", "https://example.org/a-1.pth", sha256=digest[:8])
+    monkeypatch.setitem(PRESETS, "made_up", preset)
+    path = fetch("made_up")
+    assert fetch("made_up") == path and asked == [preset.url]  # the second time it is there
+    assert str(path) == str(tmp_path / "kmaskrcnn" / "made_up.pth")
+    damaged = dataclasses.replace(preset, sha256="00000000")
+    with pytest.raises(ValueError, match=f"its sha256 is {digest}, published is 00000000"):
+        check_hash(path, damaged)
+    with pytest.raises(ValueError, match="its md5 is"):
+        check_hash(path, dataclasses.replace(preset, sha256="", md5="000000"))
+
+
+def test_offline_says_where_to_put_the_file(tmp_path, monkeypatch):
+    def offline(url, path):
+        raise urllib.error.URLError("no route to host")
+
+    files(tmp_path, monkeypatch, offline)
+    place = tmp_path / "kmaskrcnn" / "maskrcnn_resnet50_fpn_coco.pth"
+    with pytest.raises(OSError, match="no route to host.*bf2d0c1e.pth elsewhere.*" + str(place)):
+        MaskRCNN.from_preset("maskrcnn_resnet50_fpn_coco")
+
+
+def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
+    with pytest.raises(FileNotFoundError, match="'maskrcnn' is no file, and none of maskrcnn_res"):
+        MaskRCNN.from_preset("maskrcnn")
+    np.savez(tmp_path / "x.npz", something=np.zeros(3))
+    with pytest.raises(ValueError, match="names such as something are of none of"):
+        MaskRCNN.from_preset(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match="architecture: got 'vgg', accepted are maskrcnn_resnet50"):
+        MaskRCNN.from_preset(tmp_path / "x.npz", architecture="vgg")
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"])
+def test_a_file_tells_its_architecture(name):
+    names = {n: np.zeros(s) for n, s in small_shapes(load_fixture(name)).items()}
+    assert recognise(names) == name
+    boxes = {n: x for n, x in names.items() if ".mask_" not in n}
+    assert recognise(boxes) == name.replace("mask", "faster", 1)
+
+
+def small_shapes(fixture):
+    import json
+
+    return {
+        name: [1] * len(shape) if "cls_score" not in name else [91] + [1] * (len(shape) - 1)
+        for name, shape in json.loads(str(fixture["shapes"])).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A file of torchvision's names and shapes, as a user has it."""
+    path = tmp_path_factory.mktemp("weights") / "published.npz"
+    np.savez(path, **fixture_state(load_fixture("maskrcnn_resnet50_fpn")))
+    return path
+
+
+def test_own_classes_and_grey_pictures(published, caplog):
+    with caplog.at_level(logging.INFO):
+        model = MaskRCNN.from_preset(
+            published, class_names=("nucleus",), in_channels=1, score_threshold=0.3
+        )
+    assert "301 of 307 weights loaded; left as initialised, the file has 90 classes" in caplog.text
+    config = model.config
+    assert config.class_names == ("nucleus",) and config.score_threshold == 0.3
+    assert config.norm_epsilon == 0 and not config.roi_aligned and config.size_divisor == 32
+    assert config.pixel_mean == pytest.approx([np.mean([123.675, 116.28, 103.53])])
+    assert model.backbone.get_layer("stem").kernel.shape == (7, 7, 1, 64)
+    images = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 1)).astype("float32")
+    sizes = np.array([[64, 64]], "int32")
+    found = model.predict_graph({"images": images, "image_sizes": sizes})
+    assert np.isfinite(found["boxes"]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["model.keras", "folder"])
+def test_the_command_converts(published, tmp_path, output, capsys):
+    output = tmp_path / "new" / output
+    arguments = ["convert", str(published), str(output), "--architecture", "maskrcnn_resnet50_fpn"]
+    assert main(arguments) == 0 and "resnet50, 90 classes" in capsys.readouterr().out
+    again = MaskRCNN.from_preset(output)
+    kernel = np.load(published)["rpn.head.cls_logits.weight"]
+    np.testing.assert_array_equal(again.rpn_head.logits.kernel, kernel.transpose(2, 3, 1, 0))
+    assert again.config.class_names == COCO_90
+
+
+def test_the_command_names_what_it_cannot_read(tmp_path, capsys):
+    (tmp_path / "x.pth").write_bytes(b"no weights at all")
+    assert main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "x.pth" in error and "begins with" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    model = MaskRCNN(tiny_config())
+    folder = tmp_path_factory.mktemp("preset")
+    model.save_preset(folder)
+    return model, folder
+
+
+def test_a_saved_preset_comes_back_the_same(saved):
+    model, folder = saved
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "model.weights.h5"}
+    again = MaskRCNN.from_preset(folder)
+    assert again.config == model.config
+    for path, weight in named_weights(model).items():
+        np.testing.assert_array_equal(named_weights(again)[path], weight, path)
+
+
+def test_a_saved_preset_gives_its_trunk_to_other_classes(saved):
+    model, folder = saved
+    again = MaskRCNN.from_preset(folder, num_classes=2)
+    assert again.config.class_names == ("class 1", "class 2")
+    np.testing.assert_array_equal(again.box_head.dense[0].kernel, model.box_head.dense[0].kernel)
+    np.testing.assert_array_equal(
+        again.backbone.get_layer("stem").kernel, model.backbone.get_layer("stem").kernel
+    )
+    assert again.box_head.class_logits.kernel.shape[-1] == 3
+
+
+def test_wrong_wishes_are_refused(saved):
+    _, folder = saved
+    with pytest.raises(ValueError, match="num_classes: got 3 for 2 class_names"):
+        MaskRCNN.from_preset(folder, 3, class_names=("a", "b"))
+    with pytest.raises((ConfigError, TypeError), match="no_such_field"):
+        MaskRCNN.from_preset(folder, no_such_field=1)
+    with pytest.raises(ValueError, match="backbone of one's own"):
+        tiny_model().save_preset(folder)
+
+
+def test_a_whole_saved_model_is_a_preset_too(saved, tmp_path):
+    model, _ = saved
+    model.save(tmp_path / "whole.keras")
+    again = MaskRCNN.from_preset(tmp_path / "whole.keras", load="backbone", num_classes=1)
+    assert isinstance(again, keras.Model)
+    np.testing.assert_array_equal(
+        again.backbone.get_layer("stem").kernel, model.backbone.get_layer("stem").kernel
+    )
+    assert not np.array_equal(again.rpn_head.logits.kernel, model.rpn_head.logits.kernel)
