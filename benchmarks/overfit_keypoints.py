@@ -3,8 +3,8 @@
     python benchmarks/overfit_keypoints.py --data ../shared/data/coco_mini --json overfit_keypoints.json
 
 Takes the first 8 pictures of `coco_mini` whose persons all have keypoints, trains boxes and keypoints together on them
-without flips, and evaluates on the same eight. The goal is a keypoint AP of at least 0.8; two of the twelve persons have
-keypoints outside their own box, which no heatmap of the region can show, so 1.0 is out of reach.
+without flips, and evaluates on the same eight. The goal is a keypoint AP of at least 0.8; two of the twelve
+persons have keypoints outside their own box, which no heatmap of the region can show, so 1.0 is out of reach.
 """
 
 import argparse

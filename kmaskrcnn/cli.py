@@ -64,7 +64,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     demo = command(run_demo, "make pictures, train on them, evaluate and draw: a few minutes")
     demo.add_argument("--output", default="demo", metavar="DIR")
-    demo.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe")
+    demo.add_argument(
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe",
+    )
 
     train = command(run_train, "train a model as a recipe in YAML says")
     train.add_argument("config", metavar="CONFIG.yaml")
@@ -72,7 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--validation", nargs=2, required=True, metavar=("JSON", "IMAGES"))
     train.add_argument("--output", required=True, metavar="DIR")
     train.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe"
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe",
     )
 
     evaluate = command(run_evaluate, "COCO AP of a model, or of results in COCO's format")
@@ -121,7 +133,8 @@ def run_demo(options):
     """Make a dataset of shapes, train, evaluate and draw, all under one folder."""
     from kmaskrcnn.config import override
     from kmaskrcnn.evaluation import format_table
-    from kmaskrcnn.training.demo import DEMO_RECIPE, run_demo as demo
+    from kmaskrcnn.training.demo import DEMO_RECIPE
+    from kmaskrcnn.training.demo import run_demo as demo
 
     metrics = demo(options.output, override(DEMO_RECIPE, options.set), verbose=progress())
     show(format_table(metrics))

@@ -38,8 +38,8 @@ class MaskRCNN(keras.Model):
 
     Call arguments:
         inputs: the images alone, `(B, H, W, C)` uint8 or float, RGB 0-255; or a dict of
-            `images`, and optionally `image_sizes (B, 2)` int32, height and width of each picture where images are padded
-            at their bottom and right, and with ground truth also
+            `images`, and optionally `image_sizes (B, 2)` int32, height and width of each picture where images are
+            padded at their bottom and right, and with ground truth also
             `boxes (B, G, 4)` float32 xyxy pixels, `labels (B, G)` int32 (-1 pads), `is_crowd (B, G)` bool and
             `masks (B, G, H', W')` uint8 in the boxes' frames, and `keypoints (B, G, P, 3)` float32 x, y, visibility, as
             far as the configuration has them.
@@ -314,8 +314,8 @@ class MaskRCNN(keras.Model):
             A scalar; under a distribution strategy each replica's share of it.
         """
         parts = self.loss_values(y_pred)
-        # Weighted by the images as Keras weights the loss. Without a weight from the data, the step in which a dataset of
-        # unknown length runs out would count too: its graph fails, but first adds 1 to the metric's count.
+        # Weighted by the images as Keras weights the loss. Without a weight from the data, the step in which a
+        # dataset of unknown length runs out would count too: its graph fails, but first adds 1 to the count.
         images = ops.shape(y_pred["rpn_logits"])[0]
         for metric in self.loss_parts:
             metric.update_state(parts[metric.name], sample_weight=images)

@@ -10,8 +10,8 @@ from kmaskrcnn.layers.roi_align import RoIAlign
 class MaskTargetLayer(keras.layers.Layer):
     """Cuts each region's mask target out of its object's mask.
 
-    The mask lies in its box's frame, so the region is moved into that frame first; what a region shows beyond the box is
-    not object.
+    The mask lies in its box's frame, so the region is moved into that frame first; what a region shows beyond
+    the box is not object.
 
     Args:
         mask_size: M, height and width of the targets.

@@ -3,8 +3,8 @@
     padded  (B, R, ...)  some of the R places of a picture are empty
     packed  (N, ...)     the regions of all pictures, one after the other
 
-In a TensorFlow graph N is the number of regions that exist, 50 of 256 in a usual training step, and the mask head costs a
-fifth. Where shapes must be fixed (XLA, ONNX) N is B * R and the empty places travel along.
+In a TensorFlow graph N is the number of regions that exist, 50 of 256 in a usual training step, and the mask
+head costs a fifth. Where shapes must be fixed (XLA, ONNX) N is B * R and the empty places travel along.
 """
 
 import keras

@@ -47,8 +47,8 @@ class RoIAlign(keras.layers.Layer):
 
     Args:
         pool_size: P.
-        sampling_ratio: s, samples a bin along each axis; 0 for one a cell, as Detectron2's weights know it: slower, and in
-            the "gather" implementation without a gradient under XLA.
+        sampling_ratio: s, samples a bin along each axis; 0 for one a cell, as Detectron2's weights know it: slower,
+            and in the "gather" implementation without a gradient under XLA.
         aligned: honour that pixel centres lie at half coordinates (offset 0.5).
         reduce: `"average"` or `"max"` of a bin's samples.
         implementation: `"crop_and_resize"` (TensorFlow's kernel: the faster one in a TensorFlow graph), `"gather"`
