@@ -9,6 +9,7 @@ import pytest
 import kmaskrcnn
 from kmaskrcnn.cli import make_parser
 from kmaskrcnn.data.shapes import write_shapes
+from kmaskrcnn.weights.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -16,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_program_runs_as_it_stands(tmp_path, monkeypatch):
     """Only smaller: 64 pixels, one epoch, no download."""
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    program = re.findall(r"```python\n(.*?)```", README, re.S)[0]
     lines = [line for line in program.splitlines() if line.strip()]
     assert len(lines) <= 18
     shapes = write_shapes(tmp_path, num_train=3, num_validation=2, image_size=(64, 64))
@@ -43,6 +44,11 @@ def test_the_program_runs_as_it_stands(tmp_path, monkeypatch):
 )
 def test_linked_files_exist(path):
     assert (ROOT / path).exists()
+
+
+def test_presets_exist():
+    named = set(re.findall(r'from_preset\("(\w+)"', README))
+    assert named and named <= set(PRESETS)
 
 
 def test_commands_exist():
