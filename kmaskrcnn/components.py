@@ -1,5 +1,7 @@
 """Which layers a configuration asks for: one function a layer of `MaskRCNN`."""
 
+import keras
+
 from kmaskrcnn.config import MaskRCNNConfig, fit_to_channels
 from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone
 from kmaskrcnn.layers.detection import DetectionLayer
@@ -19,7 +21,9 @@ def make_normalizer(c: MaskRCNNConfig):
     mean, std = (
         fit_to_channels(values, c.in_channels) for values in backbone_normalisation(c.backbone)
     )
-    return ImageNormalizer(c.pixel_mean or mean, c.pixel_std or std, name="normalizer")
+    fixed_shapes = c.portable or keras.backend.backend() != "tensorflow"
+    divisor = None if fixed_shapes else c.size_divisor
+    return ImageNormalizer(c.pixel_mean or mean, c.pixel_std or std, divisor, name="normalizer")
 
 
 def make_backbone(c: MaskRCNNConfig):

@@ -8,26 +8,33 @@ from keras import ops
 class ImageNormalizer(keras.layers.Layer):
     """Subtracts the mean and divides by the spread of the pictures that the backbone was trained with.
 
-    What lies beyond a picture within its padded image becomes 0 whatever it was, so that the value of the padding does
-    not matter.
+    What lies beyond a picture within its padded image becomes 0, and the images are cropped or padded to the least
+    canvas that holds every picture of the batch: neither the value nor the amount of a user's padding matters.
 
     Args:
         mean, std: one number for each channel, of pixels 0-255.
+        size_divisor: the canvas's height and width are the least multiples of it; None keeps the images' size, as
+            fixed shapes (XLA, ONNX) need it.
 
     Call arguments:
         images: `(B, H, W, C)` uint8 or float, 0-255.
         image_sizes: `(B, 2)` height and width of each picture.
 
     Returns:
-        `(B, H, W, C)` in the compute dtype.
+        `(B, H', W', C)` in the compute dtype.
     """
 
-    def __init__(self, mean, std, **kwargs):
+    def __init__(self, mean, std, size_divisor=None, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.size_divisor = size_divisor
+        if size_divisor:
+            self.supports_jit = False  # the canvas's size is known only when the graph runs
 
     def call(self, images, image_sizes):
+        if self.size_divisor:
+            images = self._fit_canvas(images, image_sizes)
         mean = ops.convert_to_tensor(self.mean, "float32")
         scale = 1.0 / ops.convert_to_tensor(self.std, "float32")
         images = (ops.cast(images, "float32") - mean) * scale
@@ -36,5 +43,16 @@ class ImageNormalizer(keras.layers.Layer):
         in_picture = in_rows[:, :, None, None] & in_columns[:, None, :, None]
         return ops.cast(ops.where(in_picture, images, 0.0), self.compute_dtype)
 
+    def _fit_canvas(self, images, image_sizes):
+        height, width = self._canvas(image_sizes[:, 0]), self._canvas(image_sizes[:, 1])
+        images = images[:, :height, :width]
+        rows, columns = ops.shape(images)[1:3]
+        return ops.pad(images, [[0, 0], [0, height - rows], [0, width - columns], [0, 0]])
+
+    def _canvas(self, lengths):
+        longest = ops.maximum(ops.max(lengths), 1)  # at least 1, for a batch of no pictures
+        return -(-longest // self.size_divisor) * self.size_divisor
+
     def get_config(self):
-        return {**super().get_config(), "mean": self.mean, "std": self.std}
+        own = {"mean": self.mean, "std": self.std, "size_divisor": self.size_divisor}
+        return {**super().get_config(), **own}

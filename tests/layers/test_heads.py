@@ -191,6 +191,16 @@ def test_what_is_beyond_the_picture_does_not_matter():
     )
 
 
+def test_images_are_brought_to_the_least_canvas():
+    images = np.random.default_rng(0).integers(1, 255, (2, 8, 20, 3)).astype("uint8")
+    sizes = np.array([[5, 6], [8, 3]], "int32")
+    layer = ImageNormalizer((0, 0, 0), (1, 1, 1), size_divisor=12)
+    canvas = ops.convert_to_numpy(layer(images, sizes))
+    assert canvas.shape == (2, 12, 12, 3)
+    np.testing.assert_array_equal(canvas[0, :5, :6], images[0, :5, :6])
+    assert not canvas[0, 5:].any() and not canvas[1, :, 3:].any()
+
+
 def test_runners():
     rng = np.random.default_rng(2)
     check_layer(BoxHead(3, 16, num_convs=1, channels=8, norm="batch_norm"), pooled())
