@@ -38,9 +38,10 @@ def main(arguments=None) -> int:
     except Exception as error:  # every error becomes one clear line, whatever raised it
         if options.debug:
             raise
-        sys.stderr.write(
-            f"kmaskrcnn {options.command}: error: {' '.join(str(error).split(chr(10)))}\n"
-        )
+        # TensorFlow appends the traceback of what failed inside its graph.
+        text = str(error).partition("Traceback (most recent call last)")[0]
+        text = " ".join(text.split()) or type(error).__name__
+        sys.stderr.write(f"kmaskrcnn {options.command}: error: {text}\n")
         return 1
     return 0
 
@@ -138,9 +139,8 @@ def run_demo(options):
 
     metrics = demo(options.output, override(DEMO_RECIPE, options.set), verbose=progress())
     show(format_table(metrics))
-    show(
-        f"mask AP50 {metrics['mask']['AP50']:.3f}; pictures, curve and metrics in {options.output}/"
-    )
+    task = "mask" if "mask" in metrics else "box"
+    show(f"{task} AP50 {metrics[task]['AP50']}; pictures, curve and metrics in {options.output}/")
 
 
 def run_train(options):
@@ -191,29 +191,29 @@ def evaluate_saved_model(options):
         resize_rule=config.resize_rule,
         with_masks=False,
     )
-    bar, sigmas, rule = sys.stdout.isatty(), config.keypoint_sigmas, config.paste_rule
-    return evaluate_model(model, dataset, records, progress=bar, sigmas=sigmas, paste_rule=rule)
+    return evaluate_model(model, dataset, records, progress=sys.stdout.isatty())
 
 
 def run_predict(options):
     """Find objects in pictures: a drawn PNG and a COCO json of results for each."""
-    import cv2
     import keras
 
-    from kmaskrcnn.data.pictures import read_picture
+    from kmaskrcnn.data.pictures import read_picture, write_picture
     from kmaskrcnn.serving.predictor import Predictor
     from kmaskrcnn.visualize import draw_detections
 
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(load_model(options.model))
+    stems = unique_stems(options.pictures)
+    refuse_overwriting(options.pictures, [output / f"{stem}.png" for stem in stems])
+    model = load_model(options.model)
+    predictor, category_ids = Predictor(model), model.config.category_ids or None
     bar = keras.utils.Progbar(len(options.pictures), verbose=int(sys.stdout.isatty()))
-    for image_id, path in enumerate(options.pictures, start=1):
+    for image_id, (path, stem) in enumerate(zip(options.pictures, stems), start=1):
         detections = predictor(path)
         drawn = draw_detections(read_picture(path), detections, min_score=options.min_score)
-        stem = unique_stem(output, path, options.pictures)
-        cv2.imwrite(str(output / f"{stem}.png"), drawn[..., ::-1])
-        write_json(output / f"{stem}.json", detections.to_coco(image_id))
+        write_picture(output / f"{stem}.png", drawn)
+        write_json(output / f"{stem}.json", detections.to_coco(image_id, category_ids))
         bar.add(1)
     show(f"{len(options.pictures)} pictures with their results in {output}/")
 
@@ -270,11 +270,26 @@ def load_model(path):
     return model
 
 
-def unique_stem(output, path, paths):
-    """The name of a picture's results: its own, with its folder's where two pictures share one."""
-    path = Path(path)
-    shared = sum(Path(other).stem == path.stem for other in paths) > 1
-    return "_".join(path.with_suffix("").parts[-2:]).replace("/", "") if shared else path.stem
+def unique_stems(paths):
+    """A name for each picture's results: its own, with its folder's and then a number where it is taken."""
+    stems = []
+    for path in map(Path, paths):
+        shared = sum(Path(other).stem == path.stem for other in paths) > 1
+        parts = path.with_suffix("").parts[-2:] if shared else (path.stem,)
+        stem = first = "_".join(part.strip("/") for part in parts)
+        number = 2
+        while stem in stems:
+            stem, number = f"{first}_{number}", number + 1
+        stems.append(stem)
+    return stems
+
+
+def refuse_overwriting(pictures, drawn):
+    """Raise before a drawn picture takes the place of one that it was drawn from."""
+    sources = {Path(path).resolve() for path in pictures}
+    for path in drawn:
+        if path.resolve() in sources:
+            raise UsageError(f"--output would overwrite the picture {path}: choose another folder")
 
 
 def progress():

@@ -34,6 +34,7 @@ class MaskRCNNConfig:
 
     # Classes: ids 0 ... K-1 in this order; the background is the last logit, K.
     class_names: tuple[str, ...] = ("object",)
+    category_ids: tuple[int, ...] = ()  # of the COCO json they came from, in the same order
 
     # The picture, RGB 0-255: resized to `min_size` at its short side, `max_size` at most at its long side.
     min_size: int = 800
@@ -247,8 +248,16 @@ def from_dict(cls: type, values: dict, where: str = ""):
             raise ConfigError(f"unknown key {path!r}{nearest(str(key), fields)}")
         if dataclasses.is_dataclass(fields[key]):
             value = from_dict(fields[key], value, path)
-        read[key] = _tuples(value)
+        read[key] = _tuples(_number(value) if fields[key] in (float, float | None) else value)
     return cls(**read)
+
+
+def _number(value):
+    """YAML takes `1e-4`, which lacks a dot, for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _tuples(value):

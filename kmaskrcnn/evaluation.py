@@ -88,7 +88,7 @@ class CocoEvaluator:
         return metrics
 
 
-def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_rule="half_pixel"):
+def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_rule=None):
     """COCO AP of a model on a dataset.
 
     Args:
@@ -98,16 +98,21 @@ def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_ru
             `image_ids` and `original_sizes` are read.
         records: the records that the dataset was made of, as for `CocoEvaluator`.
         progress: whether to draw a progress bar.
-        sigmas: of keypoints, as for `CocoEvaluator`.
-        paste_rule: of the model's configuration.
+        sigmas: of keypoints, as for `CocoEvaluator`; by default the model's own.
+        paste_rule: how masks come into the picture; by default the model's own.
 
     Returns:
         `{"box": {...}, "mask": {...}, "keypoint": {...}}`, each as from `evaluate_results`; `"mask"`
         and `"keypoint"` only if the model predicts them (and the records have keypoints).
 
     Raises:
-        ValueError: a picture comes twice or is not among the records.
+        ValueError: a picture comes twice or is not among the records, or the model's classes are others.
     """
+    config = getattr(model, "config", None)
+    if config is not None:
+        _check_classes(config.class_names, records.class_names)
+        sigmas, paste_rule = sigmas or config.keypoint_sigmas, paste_rule or config.paste_rule
+    paste_rule = paste_rule or "half_pixel"
     evaluator = CocoEvaluator(records, with_mask=False, sigmas=sigmas)
     bar = keras.utils.Progbar(len(records.images), verbose=int(progress), unit_name="picture")
     for inputs, targets in dataset:
@@ -126,6 +131,13 @@ def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_ru
             )
         bar.add(len(image_ids))
     return evaluator.summarise()
+
+
+def _check_classes(known, given):
+    if tuple(known) != tuple(given):
+        raise ValueError(
+            f"records: classes {given} are not the model's {known}; load them with class_names="
+        )
 
 
 def format_table(metrics, per_class=False):

@@ -332,18 +332,18 @@ class MaskRCNN(keras.Model):
             "backbone": backbone and keras.saving.serialize_keras_object(backbone),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "frozen": [layer.name for layer in self.backbone.layers if not layer.trainable],
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        backbone = keras.saving.deserialize_keras_object(config.pop("backbone"), custom_objects)
-        dtype = keras.saving.deserialize_keras_object(config.pop("dtype"))
-        return cls(
-            from_dict(MaskRCNNConfig, config.pop("config")),
-            backbone=backbone,
-            dtype=dtype,
-            **config,
-        )
+        backbone = keras.saving.deserialize_keras_object(config["backbone"], custom_objects)
+        dtype = keras.saving.deserialize_keras_object(config["dtype"])
+        settings = from_dict(MaskRCNNConfig, config["config"])
+        model = cls(settings, backbone=backbone, dtype=dtype, name=config["name"])
+        for layer in model.backbone.layers:
+            layer.trainable = layer.name not in config.get("frozen", ())
+        return model
 
 
 @contextlib.contextmanager

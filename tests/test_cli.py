@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny import TINY
 
-from kmaskrcnn.cli import main
+from kmaskrcnn.cli import main, unique_stems
 from kmaskrcnn.config import Recipe, from_dict, load_yaml
 from kmaskrcnn.data.shapes import write_shapes
 from kmaskrcnn.training.demo import run_demo
@@ -118,6 +118,21 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(trained, tmp_path):
         == 0
     )
     assert {p.name for p in (tmp_path / "out").glob("*.json")} == {"one_same.json", "two_same.json"}
+
+
+def test_names_of_results_are_never_shared():
+    paths = ["d/x.jpg", "d/x.png", "b/a/x.jpg", "c/a/x.jpg", "y.jpg"]
+    assert unique_stems(paths) == ["d_x", "d_x_2", "a_x", "a_x_2", "y"]
+
+
+def test_predict_never_overwrites_its_pictures(trained, tmp_path, monkeypatch, capsys):
+    folder, (_, images) = trained
+    picture = next(Path(images).glob("*.png")).read_bytes()
+    (tmp_path / "a.png").write_bytes(picture)
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(folder / "run" / "model.keras"), "a.png", "--output", "."]) == 1
+    assert "overwrite" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == picture
 
 
 def test_evaluating_results_needs_no_model(tmp_path):

@@ -94,6 +94,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         load_yaml(tmp_path / "bad.yaml")
 
 
+def test_numbers_may_lack_a_dot():
+    assert override(Recipe(), ["learning_rate=1e-4"]).training.learning_rate == 1e-4
+
+
 def test_plain_values_only():
     values = to_dict(Recipe())
     assert isinstance(values["model"]["class_names"], list)

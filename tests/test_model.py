@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from tiny import batch, tiny_config, tiny_model
 
+from kmaskrcnn.layers.backbones import freeze_backbone
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.objective import LOSSES
 
@@ -224,6 +225,16 @@ def test_a_backbone_of_ones_own(tmp_path):
     model.save(tmp_path / "model.keras")
     after = keras.saving.load_model(tmp_path / "model.keras").predict_on_batch(inputs)
     np.testing.assert_array_equal(before["boxes"], after["boxes"])
+
+
+def test_frozen_stages_stay_frozen_when_loaded(tmp_path):
+    model = MaskRCNN(tiny_config())
+    freeze_backbone(model.backbone, 2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    paths = [v.path.split("/")[1:] for v in model.trainable_variables]
+    assert [v.path.split("/")[1:] for v in loaded.trainable_variables] == paths
+    assert len(paths) < len(MaskRCNN(tiny_config()).trainable_variables)
 
 
 def test_missing_ground_truth_is_named(model):

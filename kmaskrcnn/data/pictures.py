@@ -102,6 +102,16 @@ def _wrong_size(declared, found):
     )
 
 
+def write_picture(path, picture):
+    """Writes `(height, width, 3)` uint8 RGB as the kind of file that the path's suffix names.
+
+    Raises:
+        OSError: if it cannot be written; OpenCV alone would say nothing.
+    """
+    if not cv2.imwrite(str(path), picture[..., ::-1]):
+        raise OSError(f"{path}: the picture could not be written")
+
+
 def check_header(path, shape):
     """Checks a picture file by its header and its end, without decoding: about 0.1 ms.
 

@@ -129,7 +129,7 @@ class MaskHead(keras.layers.Layer):
         norm_epsilon: of the normalisation.
 
     Call arguments:
-        pooled: `(N, P, P, C)`; N may be 0.
+        pooled: `(N, P, P, C)`.
 
     Returns:
         `(N, 2 * P, 2 * P, Q)` logits, float32.

@@ -7,8 +7,6 @@ import dataclasses
 
 import numpy as np
 
-from kmaskrcnn.detections import Detections
-
 EDGE = 2.0  # pixels: a box that ends so near to a tile's border may go on behind it
 COVERED = 0.5  # share of a cut box that a better box must cover to replace it
 
@@ -101,9 +99,7 @@ def _join(parts, size):
         for name in ("boxes", "labels", "scores", "masks", "keypoints")
         if getattr(first, name) is not None
     }
-    return Detections(
-        **arrays, image_size=size, class_names=first.class_names, paste_rule=first.paste_rule
-    )
+    return dataclasses.replace(first, **arrays, image_size=size)
 
 
 def _suppress(detections, cut, iou_threshold):

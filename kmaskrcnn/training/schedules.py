@@ -62,10 +62,11 @@ def make_optimizer(config, steps_per_epoch: int):
         steps_per_epoch: batches an epoch.
     """
     accumulate = config.gradient_accumulation_steps
-    updates = max(1, config.epochs * steps_per_epoch // (accumulate or 1))
-    warmup = min(config.warmup_steps, updates // 2)
+    # Keras asks the schedule by batches seen, also where several batches make one update.
+    batches = max(1, config.epochs * steps_per_epoch)
+    warmup = min(config.warmup_steps * (accumulate or 1), batches // 2)
     common = {
-        "learning_rate": WarmupSchedule(config.learning_rate, updates, warmup, config.schedule),
+        "learning_rate": WarmupSchedule(config.learning_rate, batches, warmup, config.schedule),
         "weight_decay": config.weight_decay,
         "global_clipnorm": config.gradient_clip_norm,
         "gradient_accumulation_steps": accumulate,

@@ -5,11 +5,10 @@ import json
 import logging
 from pathlib import Path
 
-import cv2
 import keras
 
 from kmaskrcnn.config import MaskRCNNConfig, Recipe, save_yaml
-from kmaskrcnn.data.pictures import read_picture
+from kmaskrcnn.data.pictures import read_picture, write_picture
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import CocoDataset, load_coco
 from kmaskrcnn.layers.backbones import freeze_backbone
@@ -82,7 +81,11 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
 
 def name_classes(config: MaskRCNNConfig, records: CocoDataset) -> MaskRCNNConfig:
     """The configuration with the names of the data's classes and, where it has them, keypoints."""
-    named = {"class_names": records.class_names}
+    if config.in_channels != 3:
+        raise ValueError(
+            f"in_channels: got {config.in_channels}; datasets of picture files yield 3"
+        )
+    named = {"class_names": records.class_names, "category_ids": tuple(records.category_ids)}
     if config.with_keypoints and records.keypoints:
         names = records.keypoints
         pairs = config.keypoint_flip_pairs or names.flip_pairs
@@ -128,4 +131,4 @@ def draw_predictions(model, records: CocoDataset, folder, count: int) -> None:
         picture = read_picture(record.path, (record.height, record.width))
         scale = max(1, LEGIBLE_SIZE // max(picture.shape))
         drawn = draw_detections(picture, predictor(picture), scale=scale)
-        cv2.imwrite(str(folder / f"{Path(record.path).stem}.png"), drawn[..., ::-1])
+        write_picture(folder / f"{record.image_id}_{Path(record.path).stem}.png", drawn)

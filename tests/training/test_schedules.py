@@ -39,6 +39,20 @@ def test_unknown_kind_is_named():
         WarmupSchedule(0.1, 10, kind="linear")
 
 
+def test_accumulated_batches_do_not_speed_up_the_schedule():
+    config = TrainingConfig(
+        epochs=2, learning_rate=1.0, schedule="step", warmup_steps=0, gradient_accumulation_steps=4
+    )
+    optimizer = make_optimizer(config, steps_per_epoch=18)  # drops at batches 24 and 32 of 36
+    variable = keras.Variable(np.zeros(1, "float32"))
+    optimizer.build([variable])
+    rates = []
+    for _ in range(36):
+        rates.append(float(optimizer.learning_rate))
+        optimizer.apply_gradients([(np.zeros(1, "float32"), variable)])
+    np.testing.assert_allclose(rates, [1.0] * 24 + [0.1] * 8 + [0.01] * 4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_decay_spares_biases_and_norms(name):
     optimizer = make_optimizer(
