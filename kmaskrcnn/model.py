@@ -1,11 +1,11 @@
 """Mask R-CNN as a Keras model: two graphs over the same layers, one to learn and one to predict.
 
     images -> normalizer -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals
-    learning:    proposals + ground truth -> sampled RoIs -> box head, mask head, keypoint head -> losses
-    predicting:  proposals -> box head -> detections -> mask head, keypoint head -> their masks and keypoints
+    learning:    proposals + ground truth -> sampled RoIs -> box, mask and keypoint branch -> losses
+    predicting:  proposals -> box branch -> detections -> mask and keypoint branch -> their masks and keypoints
 
-B images, G ground-truth objects, A anchors, S anchors drawn, R regions drawn, N positive regions of the whole batch, K
-classes, D detections, M mask size, P keypoints, m heatmap size.
+B images, G ground-truth objects, A anchors, R regions drawn, K classes, D detections, M mask size, P keypoints. What
+happens to a region is told in `branches/`.
 """
 
 import contextlib
@@ -15,9 +15,10 @@ import keras
 from keras import ops
 
 from kmaskrcnn import components
+from kmaskrcnn.branches.box import BoxBranch
+from kmaskrcnn.branches.keypoint import KeypointBranch
+from kmaskrcnn.branches.mask import MaskBranch
 from kmaskrcnn.config import MaskRCNNConfig, from_dict, to_dict
-from kmaskrcnn.layers.heads import SelectClass
-from kmaskrcnn.layers.keypoint_head import KeypointDecoder, KeypointTargetLayer
 from kmaskrcnn.layers.regions import PackRegions, UnpackRegions
 from kmaskrcnn.objective import loss_names, loss_values
 from kmaskrcnn.weights.presets import OpenedPreset, save_preset
@@ -82,28 +83,18 @@ class MaskRCNN(keras.Model):
         self.anchors = components.make_anchors(c)
         self.rpn_head = components.make_rpn_head(c)
         self.proposals = components.make_proposals(c)
-        self.box_align = components.make_roi_layer(c, c.box_pool_size, "box_align")
-        self.box_head = components.make_box_head(c)
-        self.detection = components.make_detection(c)
         self.rpn_targets = components.make_rpn_targets(c)
-        self.detection_targets = components.make_detection_targets(c)
-        if c.with_mask or c.with_keypoints:
-            self.pack_positives = PackRegions(portable=c.portable, name="pack_positives")
-            self.pack_detections = PackRegions(portable=c.portable, name="pack_detections")
+        self.box_branch = BoxBranch(c, name="box_branch")
+        self.detail_branches = []
         if c.with_mask:
-            self.mask_align = components.make_roi_layer(c, c.mask_pool_size, "mask_align")
-            self.mask_head = components.make_mask_head(c)
-            self.select_class = SelectClass(name="select_class")
-            self.unpack_masks = UnpackRegions(name="unpack_masks")
-            self.mask_targets = components.make_mask_targets(c)
+            self.mask_branch = MaskBranch(c, name="mask_branch")
+            self.detail_branches.append(self.mask_branch)
         if c.with_keypoints:
-            self.keypoint_align = components.make_roi_layer(
-                c, c.keypoint_pool_size, "keypoint_align"
-            )
-            self.keypoint_head = components.make_keypoint_head(c)
-            self.decode_keypoints = KeypointDecoder(name="decode_keypoints")
-            self.unpack_keypoints = UnpackRegions(name="unpack_keypoints")
-            self.keypoint_targets = KeypointTargetLayer(c.heatmap_size, name="keypoint_targets")
+            self.keypoint_branch = KeypointBranch(c, name="keypoint_branch")
+            self.detail_branches.append(self.keypoint_branch)
+        self.pack_positives = PackRegions(portable=c.portable, name="pack_positives")
+        self.pack_detections = PackRegions(portable=c.portable, name="pack_detections")
+        self.unpack_details = UnpackRegions(name="unpack_details")
 
     # -- from published weights and back ------------------------------------------------------------------------------
 
@@ -171,27 +162,22 @@ class MaskRCNN(keras.Model):
     def _make_predict_graph(self):
         inputs = self._image_inputs()
         features, *_, proposals = self._propose(**inputs)
-        class_logits, box_deltas = self.box_head(self.box_align(features, proposals))
-        detections = self.detection(proposals, class_logits, box_deltas, inputs["image_sizes"])
-        return self._graph(inputs, {**detections, **self._detail(features, detections)})
+        detections = self.box_branch.predict(features, proposals, inputs["image_sizes"])
+        return self._graph(inputs, {**detections, **self._details(features, detections)})
 
-    def _detail(self, features, detections):
+    def _details(self, features, detections):
         """Masks and keypoints of the detections; places without one cost nothing."""
-        c, detail = self.config, {}
-        if not (c.with_mask or c.with_keypoints):
-            return detail
+        if not self.detail_branches:
+            return {}
         valid = detections["labels"] >= 0
-        found = self.pack_detections(
-            {"rois": detections["boxes"], "labels": detections["labels"]}, valid
-        )
-        if c.with_mask:
-            masks = self._mask_probabilities(features, found)
-            detail["masks"] = self.unpack_masks(masks, found["places"], valid)
-        if c.with_keypoints:
-            logits = self._keypoint_logits(features, found)
-            points = self.decode_keypoints(logits, found["rois"])
-            detail["keypoints"] = self.unpack_keypoints(points, found["places"], valid)
-        return detail
+        padded = {"rois": detections["boxes"], "labels": detections["labels"]}
+        found = self.pack_detections(padded, valid)
+        return {
+            branch.output_name: self.unpack_details(
+                branch.predict(features, found), found["places"], valid
+            )
+            for branch in self.detail_branches
+        }
 
     def _make_train_graph(self):
         inputs = {**self._image_inputs(), **self._truth_inputs()}
@@ -200,37 +186,20 @@ class MaskRCNN(keras.Model):
         features, anchors, rpn_logits, rpn_deltas, proposals = self._propose(
             inputs["images"], sizes
         )
-        drawn_anchors = self.rpn_targets(_join_levels(anchors, axis=0), image_sizes=sizes, **truth)
-        regions = self.detection_targets(proposals, **truth)
-        class_logits, box_deltas = self.box_head(self.box_align(features, regions["rois"]))
         outputs = {
             "rpn_logits": _join_levels(rpn_logits, axis=1),  # (B, A)
             "rpn_deltas": _join_levels(rpn_deltas, axis=1),  # (B, A, 4)
-            "rpn_targets": drawn_anchors,
-            "class_logits": class_logits,  # (B * R, K + 1)
-            "box_deltas": box_deltas,  # (B * R, K, 4), or (B * R, 1, 4) for all classes
-            "region_rois": ops.reshape(regions["rois"], (-1, 4)),  # (B * R, 4)
-            "region_labels": ops.reshape(regions["labels"], (-1,)),  # (B * R,)
-            "region_deltas": ops.reshape(regions["deltas"], (-1, 4)),  # (B * R, 4)
+            "rpn_targets": self.rpn_targets(
+                _join_levels(anchors, axis=0), image_sizes=sizes, **truth
+            ),
         }
-        return self._graph(inputs, {**outputs, **self._detail_targets(features, regions, inputs)})
-
-    def _detail_targets(self, features, regions, truth):
-        """What mask and keypoint head say of the positive regions, and what they should have said."""
-        c, detail = self.config, {}
-        if not (c.with_mask or c.with_keypoints):
-            return detail
-        positive = self._positive(regions)
-        places = [positive[name] for name in ("rois", "image_indices", "matches")]
-        if c.with_mask:
-            detail["mask_labels"] = positive["labels"]  # (N,)
-            detail["mask_logits"] = self._mask_logits(features, positive)  # (N, M, M)
-            detail["mask_targets"] = self.mask_targets(*places, truth["boxes"], truth["masks"])
-        if c.with_keypoints:
-            detail["keypoint_labels"] = positive["labels"]  # (N,)
-            detail["keypoint_logits"] = self._keypoint_logits(features, positive)  # (N, m, m, P)
-            detail["keypoint_cells"] = self.keypoint_targets(*places, truth["keypoints"])  # (N, P)
-        return detail
+        regions, of_boxes = self.box_branch.learn(features, proposals, inputs)
+        outputs.update(of_boxes)
+        if self.detail_branches:
+            positive = self._positive(regions)
+        for branch in self.detail_branches:
+            outputs.update(branch.learn(features, positive, inputs))
+        return self._graph(inputs, outputs)
 
     def _positive(self, regions):
         """Pack the positive regions of all images; they come first in their lists."""
@@ -238,26 +207,6 @@ class MaskRCNN(keras.Model):
         first = {name: regions[name][:, :most] for name in ("rois", "labels", "matches")}
         is_object = ops.logical_and(first["labels"] >= 0, first["labels"] < self.config.num_classes)
         return self.pack_positives(first, is_object)
-
-    def _mask_logits(self, features, regions):
-        """Each packed region's mask for its own class, `(N, M, M)`; with a softmax of all, `(N, M, M, K + 1)`."""
-        pooled = self.mask_align(features, regions["rois"], regions["image_indices"])
-        logits = self.mask_head(pooled)
-        if self.config.mask_activation == "softmax":
-            return logits
-        return self.select_class(logits, regions["labels"])
-
-    def _mask_probabilities(self, features, regions):
-        """Each packed region's mask, `(N, M, M)`."""
-        logits = self._mask_logits(features, regions)
-        if self.config.mask_activation == "softmax":
-            return self.select_class(ops.softmax(logits), regions["labels"])
-        return ops.sigmoid(logits)
-
-    def _keypoint_logits(self, features, regions):
-        """Each packed region's heatmaps, `(N, m, m, P)`."""
-        pooled = self.keypoint_align(features, regions["rois"], regions["image_indices"])
-        return self.keypoint_head(pooled)
 
     def _image_inputs(self):
         shape = (None, None, self.config.in_channels)
@@ -272,11 +221,8 @@ class MaskRCNN(keras.Model):
             "labels": keras.Input((None,), name="labels", dtype="int32"),
             "is_crowd": keras.Input((None,), name="is_crowd", dtype="bool"),
         }
-        if self.config.with_mask:
-            inputs["masks"] = keras.Input((None, None, None), name="masks", dtype="uint8")
-        if self.config.with_keypoints:
-            shape = (None, self.config.num_keypoints, 3)
-            inputs["keypoints"] = keras.Input(shape, name="keypoints", dtype="float32")
+        for branch in self.detail_branches:
+            inputs.update(branch.truth_inputs())
         return inputs
 
     def _graph(self, inputs, outputs):

@@ -14,6 +14,7 @@ FLOORS = {
     "training": 7,
     "serving": 6,
     "model": 5,
+    "branches": 4,
     "components": 3.5,
     "objective": 2,
     "export": 4,

@@ -122,7 +122,7 @@ def test_a_wider_canvas_changes_no_loss_and_no_detection(model):
 
 def values(model, inputs, targets):
     """The losses of one batch, with the same random draws each time."""
-    for layer in (model.rpn_targets, model.detection_targets):
+    for layer in (model.rpn_targets, model.box_branch.targets):
         layer.seed_generator.state.assign([0, 7])
     outputs = model({**inputs, **targets}, training=False)
     return {name: float(value) for name, value in model.loss_values(outputs).items()}
@@ -157,7 +157,9 @@ def test_without_masks_it_is_faster_rcnn(tmp_path):
 def test_mixed_bfloat16_learns_with_float32_boxes():
     rng = np.random.default_rng(5)
     model = MaskRCNN(tiny_config(), dtype="mixed_bfloat16")
-    assert model.backbone.layers[1].compute_dtype == model.box_head.compute_dtype == "bfloat16"
+    assert (
+        model.backbone.layers[1].compute_dtype == model.box_branch.head.compute_dtype == "bfloat16"
+    )
     assert keras.config.dtype_policy().name == "float32"
     model.compile(optimizer=keras.optimizers.SGD(1e-3))
     inputs, targets = batch(rng)

@@ -84,7 +84,7 @@ def test_a_variant_differs_where_it_says(change, weights):
     assert set(shapes[0]) == set(shapes[1])
     assert {path.rpartition("/")[0] for path in differing} == set(weights)
     kinds = {"align": RoIAlign, "warp": RoIWarp, "pool": RoIPool}
-    assert type(other.box_align) is kinds[other.config.roi_pooling]
+    assert type(other.box_branch.align) is kinds[other.config.roi_pooling]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_softmax_masks_are_shares_of_one():
     """Of all classes' masks and the background's, so an own-class mask with even logits is 1 / (K + 1)."""
     config = tiny_config(mask_activation="softmax")
     model = MaskRCNN(config, backbone=tiny_backbone())
-    model.mask_head.logits.kernel.assign(0 * model.mask_head.logits.kernel)
+    model.mask_branch.head.logits.kernel.assign(0 * model.mask_branch.head.logits.kernel)
     inputs, _ = make_batch(config)
     out = model(inputs)
     masks = np.array(out["masks"])[np.array(out["labels"]) >= 0]

@@ -99,8 +99,8 @@ def box_head_differences(model, fixture, features):
     """The second stage on the recorded proposals."""
     rows = fixture["class_logits"].shape[1]
     proposals = np.stack([boxes[:rows] for boxes in all_of(fixture, "proposals/{}")])
-    regions = model.box_align(features, proposals)
-    logits, deltas = model.box_head(regions)
+    regions = model.box_branch.align(features, proposals)
+    logits, deltas = model.box_branch.head(regions)
     count = len(proposals)
     regions = np.asarray(regions).reshape(count, rows, *regions.shape[1:]).transpose(0, 1, 4, 2, 3)
     expected_logits = np.roll(fixture["class_logits"], -1, -1).reshape(count * rows, -1)
@@ -116,8 +116,8 @@ def mask_head_differences(model, fixture, features):
     """The mask branch on the recorded detections."""
     boxes = all_of(fixture, "detections/{}/network_boxes")
     indices = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype("int32")
-    regions = model.mask_align(features, np.concatenate(boxes), indices)
-    logits = nchw(model.mask_head(regions))
+    regions = model.mask_branch.align(features, np.concatenate(boxes), indices)
+    logits = nchw(model.mask_branch.head(regions))
     nothing = np.full_like(logits[:, :1], np.nan)  # the background's mask, which we do not have
     return {
         "mask_regions": relative(fixture, "mask_regions", nchw(regions)),
@@ -129,9 +129,11 @@ def keypoint_head_differences(model, fixture, features):
     """The keypoint branch on the recorded detections."""
     boxes = all_of(fixture, "detections/{}/network_boxes")
     indices = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes]).astype("int32")
-    regions = model.keypoint_align(features, np.concatenate(boxes), indices)
+    regions = model.keypoint_branch.align(features, np.concatenate(boxes), indices)
     return {
-        "keypoint_logits": relative(fixture, "keypoint_logits", nchw(model.keypoint_head(regions)))
+        "keypoint_logits": relative(
+            fixture, "keypoint_logits", nchw(model.keypoint_branch.head(regions))
+        )
     }
 
 

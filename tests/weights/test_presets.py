@@ -166,11 +166,13 @@ def test_a_saved_preset_gives_its_trunk_to_other_classes(saved):
     model, folder = saved
     again = MaskRCNN.from_preset(folder, num_classes=2)
     assert again.config.class_names == ("class 1", "class 2")
-    np.testing.assert_array_equal(again.box_head.dense[0].kernel, model.box_head.dense[0].kernel)
+    np.testing.assert_array_equal(
+        again.box_branch.head.dense[0].kernel, model.box_branch.head.dense[0].kernel
+    )
     np.testing.assert_array_equal(
         again.backbone.get_layer("stem").kernel, model.backbone.get_layer("stem").kernel
     )
-    assert again.box_head.class_logits.kernel.shape[-1] == 3
+    assert again.box_branch.head.class_logits.kernel.shape[-1] == 3
 
 
 def test_wrong_wishes_are_refused(saved):

@@ -81,12 +81,14 @@ def recorded_step(model, fixture):
     anchors = np.concatenate([np.asarray(model.anchors(features)[level]) for level in levels])
     logits, deltas = model.rpn_head(features)
     rois, labels = all_of(fixture, "rois/{}/boxes"), all_of(fixture, "rois/{}/labels")
-    class_logits, box_deltas = model.box_head(model.box_align(features, np.stack(rois)))
+    class_logits, box_deltas = model.box_branch.head(
+        model.box_branch.align(features, np.stack(rois))
+    )
     positive = all_of(fixture, "rois/{}/positive")
     mask_rois = np.concatenate([boxes[rows] for boxes, rows in zip(rois, positive)])
     indices = np.repeat([0, 1], [len(rows) for rows in positive]).astype("int32")
     mask_labels = np.concatenate([label[rows] - 1 for label, rows in zip(labels, positive)])
-    mask_logits = model.mask_head(model.mask_align(features, mask_rois, indices))
+    mask_logits = model.mask_branch.head(model.mask_branch.align(features, mask_rois, indices))
     labels = np.concatenate(labels)
     return {
         "rpn_logits": np.concatenate([logits[level] for level in levels], 1),
@@ -97,7 +99,7 @@ def recorded_step(model, fixture):
         # torchvision's background is 0, ours K
         "region_labels": np.where(labels > 0, labels - 1, model.config.num_classes),
         "region_deltas": region_deltas(model, fixture),
-        "mask_logits": model.select_class(mask_logits, mask_labels),
+        "mask_logits": model.mask_branch.select_class(mask_logits, mask_labels),
         "mask_labels": mask_labels,
         "mask_targets": np.concatenate(all_of(fixture, "rois/{}/mask_targets")),
     }

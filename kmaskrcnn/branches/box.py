@@ -1,0 +1,61 @@
+"""What a region is, and where exactly it lies."""
+
+import keras
+from keras import ops
+
+from kmaskrcnn import components
+
+
+class BoxBranch(keras.layers.Layer):
+    """The box head on every region, and from its answers the detections.
+
+    Args:
+        config: a `MaskRCNNConfig`.
+
+    Reference:
+        [Fast R-CNN](https://arxiv.org/abs/1504.08083), section 2
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.align = components.make_roi_layer(config, config.box_pool_size, "box_align")
+        self.head = components.make_box_head(config)
+        self.targets = components.make_detection_targets(config)
+        self.detection = components.make_detection(config)
+
+    def predict(self, features, proposals, image_sizes):
+        """The objects in each picture.
+
+        Args:
+            features: dict of level name -> `(B, h, w, C)`.
+            proposals: `(B, R, 4)` xyxy pixels, zeros pad.
+            image_sizes: `(B, 2)` height and width.
+
+        Returns:
+            Dict of `boxes (B, D, 4)`, `labels (B, D)`, `scores (B, D)`, `num_detections (B,)`.
+        """
+        class_logits, box_deltas = self.head(self.align(features, proposals))
+        return self.detection(proposals, class_logits, box_deltas, image_sizes)
+
+    def learn(self, features, proposals, truth):
+        """Draw regions, and say what the head makes of them.
+
+        Args:
+            features: dict of level name -> `(B, h, w, C)`.
+            proposals: `(B, R, 4)` xyxy pixels, zeros pad.
+            truth: dict of `boxes (B, G, 4)`, `labels (B, G)`, `is_crowd (B, G)`.
+
+        Returns:
+            The drawn regions, see `DetectionTargetLayer`, for the other branches; and the outputs of the train graph.
+        """
+        regions = self.targets(
+            proposals, **{name: truth[name] for name in ("boxes", "labels", "is_crowd")}
+        )
+        class_logits, box_deltas = self.head(self.align(features, regions["rois"]))
+        return regions, {
+            "class_logits": class_logits,  # (B * R, K + 1)
+            "box_deltas": box_deltas,  # (B * R, K, 4), or (B * R, 1, 4) for all classes
+            "region_rois": ops.reshape(regions["rois"], (-1, 4)),  # (B * R, 4)
+            "region_labels": ops.reshape(regions["labels"], (-1,)),  # (B * R,)
+            "region_deltas": ops.reshape(regions["deltas"], (-1, 4)),  # (B * R, 4)
+        }

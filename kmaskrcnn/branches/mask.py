@@ -1,0 +1,64 @@
+"""Which of a region's pixels belong to the object."""
+
+import keras
+from keras import ops
+
+from kmaskrcnn import components
+from kmaskrcnn.layers.heads import SelectClass
+
+
+class MaskBranch(keras.layers.Layer):
+    """The mask head on regions whose class is known.
+
+    Args:
+        config: a `MaskRCNNConfig`.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3
+    """
+
+    output_name = "masks"
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.classes_compete = config.mask_activation == "softmax"
+        self.align = components.make_roi_layer(config, config.mask_pool_size, "mask_align")
+        self.head = components.make_mask_head(config)
+        self.select_class = SelectClass(name="select_class")
+        self.targets = components.make_mask_targets(config)
+
+    def truth_inputs(self):
+        """What the train graph takes: `masks (B, G, H, W)` uint8 in the boxes' frames."""
+        return {"masks": keras.Input((None, None, None), name="masks", dtype="uint8")}
+
+    def predict(self, features, found):
+        """The mask of each packed detection, `(N, M, M)` probabilities.
+
+        Args:
+            features: dict of level name -> `(B, h, w, C)`.
+            found: packed `rois (N, 4)`, `labels (N,)`, `image_indices (N,)`.
+        """
+        logits = self._logits(features, found)
+        if self.classes_compete:
+            return self.select_class(ops.softmax(logits), found["labels"])
+        return ops.sigmoid(logits)
+
+    def learn(self, features, positive, truth):
+        """What the head says of the positive regions, and what it should have said.
+
+        Args:
+            features: dict of level name -> `(B, h, w, C)`.
+            positive: packed `rois (N, 4)`, `labels (N,)`, `matches (N,)`, `image_indices (N,)`.
+            truth: dict of `boxes (B, G, 4)` and `masks (B, G, H, W)`.
+        """
+        places = [positive[name] for name in ("rois", "image_indices", "matches")]
+        return {
+            "mask_labels": positive["labels"],  # (N,)
+            "mask_logits": self._logits(features, positive),  # (N, M, M); softmax: (N, M, M, K + 1)
+            "mask_targets": self.targets(*places, truth["boxes"], truth["masks"]),  # (N, M, M)
+        }
+
+    def _logits(self, features, regions):
+        """Each region's mask for its own class; those of all classes where they compete."""
+        logits = self.head(self.align(features, regions["rois"], regions["image_indices"]))
+        return logits if self.classes_compete else self.select_class(logits, regions["labels"])
