@@ -1,5 +1,6 @@
-"""Losses of boxes by their overlap: what IoU leaves out, a gradient for boxes that do not touch, they add.
+"""Losses of boxes by their overlap: what IoU leaves out, a gradient for boxes that do not touch, the others add.
 
+    iou     1 - IoU
     giou    1 - IoU + share of the enclosing box that neither box covers
     diou    1 - IoU + (distance of the centres / diagonal of the enclosing box)^2
     ciou    diou + a term for the aspect ratio
@@ -21,7 +22,7 @@ def overlap_loss(boxes, targets, kind):
 
     Args:
         boxes, targets: `(..., 4)` float32 xyxy.
-        kind: `"giou"`, `"diou"` or `"ciou"`.
+        kind: `"iou"`, `"giou"`, `"diou"` or `"ciou"`.
 
     Raises:
         ValueError: on another `kind`.
@@ -41,11 +42,15 @@ def overlap_loss(boxes, targets, kind):
     )
     union = area(boxes) + area(targets) - shared
     iou = shared / (union + EPSILON)
+    if kind == "iou":
+        return 1.0 - iou
     low = ops.minimum(boxes[..., :2], targets[..., :2])
     high = ops.maximum(boxes[..., 2:], targets[..., 2:])  # of the enclosing box
     if kind == "giou":
         enclosing = ops.prod(high - low, axis=-1)
-        return 1.0 - iou + (enclosing - union) / (enclosing + EPSILON)
+        # Flat boxes in one line enclose no area; EPSILON alone would leave them a slope of 1e8.
+        share = ops.where(enclosing > 0.0, (enclosing - union) / (enclosing + EPSILON), 0.0)
+        return 1.0 - iou + share
     diagonal = ops.sum(ops.square(high - low), axis=-1) + EPSILON
     apart = (boxes[..., :2] + boxes[..., 2:] - targets[..., :2] - targets[..., 2:]) / 2
     loss = 1.0 - iou + ops.sum(ops.square(apart), axis=-1) / diagonal
@@ -53,7 +58,7 @@ def overlap_loss(boxes, targets, kind):
         return loss
     if kind == "ciou":
         return loss + _aspect_term(boxes, targets, iou)
-    raise ValueError(f"kind: got {kind!r}, accepted are 'giou', 'diou' and 'ciou'")
+    raise ValueError(f"kind: got {kind!r}, accepted are 'iou', 'giou', 'diou' and 'ciou'")
 
 
 def _aspect_term(boxes, targets, iou):
