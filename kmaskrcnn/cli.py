@@ -18,7 +18,17 @@ EXAMPLES = """examples:
   kmaskrcnn predict runs/nuclei/model.keras picture.jpg --output found/
   kmaskrcnn convert maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth coco.keras
   kmaskrcnn export runs/nuclei/model.keras served/nuclei/1
+  kmaskrcnn serve served/nuclei --port 8501
 """
+SERVE_LIMITS = (  # fields of serving.limits.Limits, which has the defaults
+    ("max-body-bytes", int, "of a request"),
+    ("max-pixels", int, "of a picture, by its header"),
+    ("max-instances", int, "of a request"),
+    ("concurrency", int, "requests at the same time; others get 503"),
+    ("timeout", float, "seconds until an answer, or 504"),
+    ("max-batch", int, "pictures in one call of the network"),
+    ("batch-wait-ms", float, "how long a picture waits for others"),
+)
 
 
 class UsageError(ValueError):
@@ -117,6 +127,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar=("HEIGHT", "WIDTH"),
         help="of the network image, for ONNX and LiteRT",
     )
+
+    serve = command(run_serve, "answer requests as TensorFlow Serving's REST protocol has them")
+    serve.add_argument("model", metavar="SAVED_MODEL", help="the folder that `export` wrote")
+    serve.add_argument("--host", default="127.0.0.1", help="by default, this machine alone")
+    serve.add_argument("--port", type=int, default=8501)
+    serve.add_argument("--name", help="of the model; by default the folder's")
+    for name, kind, help_text in SERVE_LIMITS:
+        serve.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=help_text)
 
     convert = command(run_convert, "bring weights of torchvision, Detectron2 or Keras into a model")
     convert.add_argument("source", metavar="SOURCE_FILE", help="a file, or the name of a preset")
@@ -229,6 +247,19 @@ def run_export(options):
     sizes = {"image_size": tuple(options.image_size)} if options.image_size else {}
     export_model(load_model(options.model), options.output, options.format, **sizes)
     show(f"{options.output} written")
+
+
+def run_serve(options):
+    """Serve an exported model over HTTP until SIGTERM; docs/serving.md says what is asked and answered."""
+    try:
+        from kmaskrcnn.serving.limits import Limits
+        from kmaskrcnn.serving.server import serve
+    except ImportError as error:
+        raise ImportError(f"{error}; `pip install kmaskrcnn[serve]` brings it") from error
+
+    names = [name.replace("-", "_") for name, _, _ in SERVE_LIMITS]
+    limits = Limits(**{name: getattr(options, name) for name in names if hasattr(options, name)})
+    serve(options.model, options.host, options.port, options.name, limits)
 
 
 def run_convert(options):
