@@ -11,6 +11,7 @@ import yaml
 
 from kmaskrcnn.config_checks import (
     ConfigError,
+    check_numbers,
     check_ranges,
     check_types,
     nearest,
@@ -190,7 +191,15 @@ class TrainingConfig:
 
     def __post_init__(self):
         check_types(self)
-        require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        check_numbers(self, "training.")
+        for name in ("epochs", "evaluate_every"):
+            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+        steps = self.gradient_accumulation_steps
+        name = "training.gradient_accumulation_steps"
+        require(steps is None or steps >= 1, name, steps, "at least 1, or null")
+        for name in ("warmup_steps", "seed"):
+            require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
+        require(self.momentum < 1, "training.momentum", self.momentum, "less than 1")
         require(
             0 <= self.trainable_stages <= 5,
             "training.trainable_stages",

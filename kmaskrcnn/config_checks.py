@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 
@@ -17,6 +18,21 @@ CHOICES = {
     "paste_rule": ("half_pixel", "torchvision"),
     "suppression": ("hard", "soft_linear", "soft_gaussian"),
 }
+
+
+# Zero would divide by nothing, or learn nothing; of all other numbers only negative ones make no sense.
+POSITIVE = (
+    "anchor_aspect_ratios",
+    "anchor_scales",
+    "box_variance",
+    "gradient_clip_norm",
+    "keypoint_sigmas",
+    "learning_rate",
+    "pixel_std",
+    "rpn_box_variance",
+    "soft_nms_sigma",
+)
+ANY_SIGN = ("pixel_mean",)
 
 
 class ConfigError(ValueError):
@@ -62,6 +78,32 @@ def is_a(value, hint) -> bool:
     return isinstance(value, hint)
 
 
+def check_numbers(config, where: str = "") -> None:
+    """Refuse numbers that are not finite, negative ones, and zeros where they make no sense."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, float) or field.name in ANY_SIGN:
+                continue
+            fits = number > 0 if field.name in POSITIVE else number >= 0
+            accepted = "more than 0" if field.name in POSITIVE else "0 or more"
+            require(fits and math.isfinite(number), f"{where}{field.name}", value, accepted)
+
+
+def check_sampling(config) -> None:
+    """Refuse draws from which a model cannot learn: overlapping thresholds, no room for one positive."""
+    below = config.rpn_negative_threshold <= config.rpn_positive_threshold
+    accepted = f"at most rpn_positive_threshold, {config.rpn_positive_threshold}"
+    require(below, "rpn_negative_threshold", config.rpn_negative_threshold, accepted)
+    for total, fraction in (
+        ("rois_per_image", "roi_positive_fraction"),
+        ("rpn_anchors_per_image", "rpn_positive_fraction"),
+    ):
+        room = int(getattr(config, total) * getattr(config, fraction)) >= 1
+        accepted = f"a share that leaves room for one positive among {getattr(config, total)}"
+        require(room, fraction, getattr(config, fraction), accepted)
+
+
 def check_keypoints(config) -> None:
     """Refuse pairs of keypoints that do not exist, and spreads that are not one for each."""
     count = config.num_keypoints
@@ -88,6 +130,7 @@ def check_ranges(config) -> None:
         require(len(getattr(config, name)) == 4, name, getattr(config, name), "four numbers")
     for name, accepted in CHOICES.items():
         require_one_of(name, getattr(config, name), accepted)
+    check_numbers(config)
     check_keypoints(config)
     alone = not (config.class_agnostic_masks and config.mask_activation == "softmax")
     require(alone, "mask_activation", "softmax", "'sigmoid' where masks are class-agnostic")
@@ -102,3 +145,4 @@ def check_ranges(config) -> None:
         elif isinstance(value, int) and not isinstance(value, bool):
             lowest = 0 if field.name.endswith(("_convs", "sampling_ratio")) else 1
             require(value >= lowest, field.name, value, f"{lowest} or more")
+    check_sampling(config)

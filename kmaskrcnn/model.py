@@ -244,10 +244,21 @@ class MaskRCNN(keras.Model):
         return graph({name: inputs[name] for name in graph.input}, training=training)
 
     def train_step(self, *args):
-        return super().train_step(*args[:-1], _with_truth(args[-1]))
+        return super().train_step(*args[:-1], self._with_truth(args[-1]))
 
     def test_step(self, *args):
-        return super().test_step(*args[:-1], _with_truth(args[-1]))
+        return super().test_step(*args[:-1], self._with_truth(args[-1]))
+
+    def _with_truth(self, data):
+        """Move the targets among the inputs, where the train graph takes them."""
+        inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if targets is None:
+            raise ValueError(
+                "a dataset to learn from yields (inputs, targets), this one yields inputs alone"
+            )
+        inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
+        _check_labels(targets["labels"], self.config.num_classes)
+        return {**inputs, **targets}, targets
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The sum of the losses of Mask R-CNN, section 3; each is a metric of its own name.
@@ -308,15 +319,13 @@ def _join_levels(levels, axis):
     return ops.concatenate([levels[level] for level in sorted(levels)], axis=axis)
 
 
-def _with_truth(data):
-    """Move the targets among the inputs, where the train graph takes them."""
-    inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
-    if targets is None:
-        raise ValueError(
-            "a dataset to learn from yields (inputs, targets), this one yields inputs alone"
-        )
-    inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
-    return {**inputs, **targets}, targets
+def _check_labels(labels, num_classes):
+    """Refuse classes that the model does not have; they would be learnt as background."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        message = f"labels: accepted are 0 ... {num_classes - 1}, and -1 pads"
+        tf.debugging.assert_less(tf.cast(labels, "int32"), num_classes, message)
 
 
 def _replicas():

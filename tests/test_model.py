@@ -252,3 +252,12 @@ def test_learning_from_images_alone_is_refused():
     inputs, _ = batch(np.random.default_rng(0))
     with pytest.raises(Exception, match="yields inputs alone"):
         model.fit(tf.data.Dataset.from_tensors((inputs,)), verbose=0)
+
+
+def test_a_class_that_the_model_does_not_have_is_refused():
+    model = tiny_model()
+    model.compile(optimizer="sgd")
+    inputs, targets = batch(np.random.default_rng(0))
+    targets["labels"][0, 0] = 3
+    with pytest.raises(tf.errors.InvalidArgumentError, match="labels: accepted are 0 ... 2"):
+        model.fit(tf.data.Dataset.from_tensors((inputs, targets)), verbose=0)

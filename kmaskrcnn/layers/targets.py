@@ -43,7 +43,7 @@ class RPNTargetLayer(keras.layers.Layer):
         positive_fraction: at most this share of them is positive.
         positive_threshold, negative_threshold: IoU from which an anchor is an object, and under which background.
         box_variance: what the deltas are divided by.
-        seed: of the draw.
+        seed: of the draw; `None` takes one from `keras.utils.set_random_seed`'s stream, as Keras's layers do.
 
     Call arguments:
         anchors: `(A, 4)`, all levels.
@@ -65,7 +65,7 @@ class RPNTargetLayer(keras.layers.Layer):
         positive_threshold=0.7,
         negative_threshold=0.3,
         box_variance=(1.0, 1.0, 1.0, 1.0),
-        seed=0,
+        seed=None,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -130,7 +130,7 @@ class DetectionTargetLayer(keras.layers.Layer):
         positive_fraction: at most this share of them is positive.
         positive_threshold: IoU from which a region is an object, and under which background.
         box_variance: what the deltas are divided by.
-        seed: of the draw.
+        seed: of the draw; `None` takes one from `keras.utils.set_random_seed`'s stream, as Keras's layers do.
 
     Call arguments:
         proposals: `(B, N, 4)`, zeros pad.
@@ -151,7 +151,7 @@ class DetectionTargetLayer(keras.layers.Layer):
         positive_fraction=0.25,
         positive_threshold=0.5,
         box_variance=(0.1, 0.1, 0.2, 0.2),
-        seed=0,
+        seed=None,
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})

@@ -1,7 +1,9 @@
 """Targets of the RPN and of the regions against loops."""
 
+import keras
 import numpy as np
 import oracles
+import pytest
 from keras import ops
 from layer_checks import check_layer
 
@@ -105,13 +107,13 @@ def test_padding_the_ground_truth_changes_nothing():
         labels, [[0, 0], [0, 7]], constant_values=-1
     )
     more = *more, np.pad(is_crowd, [[0, 0], [0, 7]])
-    plain = DetectionTargetLayer(3, rois_per_image=24)(proposals, boxes, labels, is_crowd)
-    padded = DetectionTargetLayer(3, rois_per_image=24)(proposals, *more)
+    plain = DetectionTargetLayer(3, rois_per_image=24, seed=1)(proposals, boxes, labels, is_crowd)
+    padded = DetectionTargetLayer(3, rois_per_image=24, seed=1)(proposals, *more)
     for name in plain:
         np.testing.assert_array_equal(plain[name], padded[name])
     sizes = np.array([[80, 80]] * 2, "int32")
-    plain = RPNTargetLayer(24)(proposals[0], boxes, labels, is_crowd, sizes)
-    padded = RPNTargetLayer(24)(proposals[0], *more, sizes)
+    plain = RPNTargetLayer(24, seed=1)(proposals[0], boxes, labels, is_crowd, sizes)
+    padded = RPNTargetLayer(24, seed=1)(proposals[0], *more, sizes)
     for name in plain:
         np.testing.assert_array_equal(plain[name], padded[name])
 
@@ -150,8 +152,20 @@ def test_runners():
     boxes, labels, is_crowd = truth(rng)
     proposals = oracles.random_boxes(rng, (2, 60), 80, 80)
     check_layer(
-        DetectionTargetLayer(3, 24), (proposals, boxes, labels, is_crowd), mixed_precision=False
+        DetectionTargetLayer(3, 24, seed=1),
+        (proposals, boxes, labels, is_crowd),
+        mixed_precision=False,
     )
     sizes = np.array([[80, 80]] * 2, "int32")
     inputs = (proposals[0], boxes, labels, is_crowd, sizes)
-    check_layer(RPNTargetLayer(24), inputs, mixed_precision=False)
+    check_layer(RPNTargetLayer(24, seed=1), inputs, mixed_precision=False)
+
+
+@pytest.mark.parametrize("make", [RPNTargetLayer, lambda: DetectionTargetLayer(3)])
+def test_the_draw_follows_the_global_seed(make):
+    def state(seed):
+        keras.utils.set_random_seed(seed)
+        return np.asarray(make().seed_generator.state)
+
+    np.testing.assert_array_equal(state(5), state(5))
+    assert not np.array_equal(state(5), state(6))
