@@ -14,14 +14,19 @@ Example:
 """
 
 from kmaskrcnn.average_precision import evaluate_results
+from kmaskrcnn.cityscapes_precision import evaluate_cityscapes
 from kmaskrcnn.config import ConfigError, DataConfig, MaskRCNNConfig, Recipe, TrainingConfig
 from kmaskrcnn.data.check import inspect_dataset
 from kmaskrcnn.data.faults import DatasetError
+from kmaskrcnn.data.formats import load_dataset
+from kmaskrcnn.data.importers.cityscapes import load_cityscapes
+from kmaskrcnn.data.importers.lvis import load_lvis
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import load_coco
 from kmaskrcnn.data.shapes import write_shapes
 from kmaskrcnn.detections import Detections
 from kmaskrcnn.evaluation import evaluate_model
+from kmaskrcnn.lvis_precision import evaluate_lvis
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.serving.predictor import Predictor
 from kmaskrcnn.training.callbacks import CocoEvaluation
@@ -43,11 +48,16 @@ __all__ = [
     "TrainingConfig",
     "__version__",
     "draw_detections",
+    "evaluate_cityscapes",
+    "evaluate_lvis",
     "evaluate_model",
     "evaluate_results",
     "inspect_dataset",
     "load_backbone_weights",
+    "load_cityscapes",
     "load_coco",
+    "load_dataset",
+    "load_lvis",
     "make_dataset",
     "train",
     "write_shapes",

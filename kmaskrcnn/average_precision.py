@@ -9,22 +9,15 @@ the pictures that a class is or was found in, so that memory is that of the larg
 
 import contextlib
 import copy
-import json
-import logging
-import math
-import numbers
 import sys
 import threading
-from collections import defaultdict
 
 import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kmaskrcnn.geometry.segmentations import to_rle
-
-logger = logging.getLogger(__name__)
+from kmaskrcnn.evaluation_case import read_case, read_field, read_rle
 
 # task: (pycocotools' name for it, the field of a result that it needs, its areas in order)
 TASKS = {
@@ -67,88 +60,40 @@ def evaluate_results(ground_truth, results, task="box", sigmas=None):
     """
     if task not in TASKS:
         raise ValueError(f"task: one of {sorted(TASKS)} wanted, got {task!r}.")
-    ground_truth = _read(ground_truth, "ground_truth", dict)
-    results = _read(results, "results", list)
-    images = {image["id"]: image for image in _field(ground_truth, "images", "ground_truth")}
-    annotations = _field(ground_truth, "annotations", "ground_truth")
-    categories = _field(ground_truth, "categories", "ground_truth")
-    names = {category["id"]: category["name"] for category in categories}
-    _check_results(results, images, names, TASKS[task][1])
-    if not names:
-        raise ValueError("ground_truth: there are no categories to evaluate.")
-    where = "an annotation of the ground truth"
-    truth = _by_category(a for a in annotations if _field(a, "image_id", where) in images)
-    found = _by_category(results)
-    with _quiet_in_this_thread():
-        curves = [
-            _evaluate_category(category, images, truth[category], found[category], task, sigmas)
-            for category in sorted(names)
-        ]
-    return _summarise(curves, [names[category] for category in sorted(names)], task)
+    case = read_case(ground_truth, results, TASKS[task][1])
+    with quiet_in_this_thread():
+        curves = [evaluate_category(number, case, task, sigmas) for number in sorted(case.names)]
+    return _summarise(curves, [case.names[number] for number in sorted(case.names)], task)
 
 
-def _read(source, name, kind):
-    """The content of a json file, or the content itself."""
-    if not isinstance(source, kind):
-        try:
-            with open(source, encoding="utf-8") as file:
-                source, name = json.load(file), f"{name}: {source}"
-        except (TypeError, OSError, ValueError) as error:
-            raise ValueError(f"{name}: cannot read {source!r} as json: {error}") from error
-    if not isinstance(source, kind):
-        raise ValueError(f"{name}: a json {kind.__name__} wanted, got {type(source).__name__}.")
-    return source
+def evaluate_category(category, case, task, sigmas=None, limits=None, not_exhaustive=frozenset()):
+    """The curves of one class.
 
+    Args:
+        category: its id.
+        case: `EvaluationCase`.
+        task: `"box"`, `"mask"` or `"keypoint"`.
+        sigmas: of keypoints, as for `evaluate_results`.
+        limits: sequence of L ints, detections of a picture that count; by default COCO's.
+        not_exhaustive: ids of the pictures where a detection without an object counts as nothing.
 
-def _field(entry, name, where):
-    try:
-        return entry[name]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{where}: no field {name!r} in {str(entry)[:200]}") from error
-
-
-def _check_results(results, images, names, field):
-    """Every result is complete and of a known picture; unknown categories are only warned of."""
-    unknown = set()
-    for index, result in enumerate(results):
-        where = f"results[{index}]"
-        image_id = _field(result, "image_id", where)
-        if image_id not in images:
-            raise ValueError(
-                f"{where}: image_id {image_id!r} is not among the {len(images)} pictures of the "
-                "ground truth."
-            )
-        score = _field(result, "score", where)
-        if not (isinstance(score, numbers.Real) and math.isfinite(score)):
-            raise ValueError(f"{where}: score {score!r} is not a finite number.")
-        _field(result, field, where)
-        if _field(result, "category_id", where) not in names:
-            unknown.add(result["category_id"])
-    if unknown:
-        logger.warning("category ids without a place in the ground truth: %s", sorted(unknown))
-
-
-def _by_category(entries):
-    groups = defaultdict(list)
-    for entry in entries:
-        groups[_field(entry, "category_id", f"an entry of image {entry['image_id']}")].append(entry)
-    return groups
-
-
-def _evaluate_category(category, images, truth, found, task, sigmas):
-    """Precision `(T, R, A, L)` and recall `(T, A, L)` of a class, -1 where it has no objects.
-
-    T thresholds of IoU, R places of recall, A areas, L limits of detections a picture.
+    Returns:
+        Precision `(T, R, A, L)` and recall `(T, A, L)`, -1 where the class has no objects: T
+        thresholds of IoU, R places of recall, A areas.
     """
+    truth, found = case.truth.get(category, ()), case.found.get(category, ())
     evaluation = _Evaluation(
-        _index(images, [_truth_entry(entry, images, task) for entry in truth]),
-        _index(images, [_result_entry(entry, images, task) for entry in found]),
+        _index(case.images, [_truth_entry(entry, case.images, task) for entry in truth]),
+        _index(case.images, [_result_entry(entry, case.images, task) for entry in found]),
         TASKS[task][0],
     )
+    evaluation.not_exhaustive = not_exhaustive
     evaluation.params.catIds = [category]
     evaluation.params.imgIds = sorted({entry["image_id"] for entry in (*truth, *found)})
     if sigmas is not None:
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, float)
+    if limits is not None:
+        evaluation.params.maxDets = list(limits)
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation.eval["precision"][:, :, 0], evaluation.eval["recall"][:, 0]
@@ -160,6 +105,8 @@ class _Evaluation(COCOeval):
     The original loops over areas, thresholds, detections and objects in turn, which takes minutes
     for thousands of pictures.
     """
+
+    not_exhaustive = frozenset()  # pictures where what is not marked may be there all the same
 
     def evaluate(self):
         self._prepare()
@@ -179,7 +126,8 @@ class _Evaluation(COCOeval):
         ignored = np.array([entry["ignore"] for entry in truth], bool) | self._outside(truth)
         thresholds = np.minimum(self.params.iouThrs, 1 - 1e-10)
         matched, on_ignored = match_detections(overlaps, ignored, crowd, thresholds)
-        on_ignored |= ~matched & self._outside(found)[:, None]
+        uncounted = self._outside(found) | (image_id in self.not_exhaustive)
+        on_ignored |= ~matched & uncounted[:, None]
         return [
             {
                 "dtScores": [entry["score"] for entry in found],
@@ -246,15 +194,15 @@ def _index(images, entries):
 def _truth_entry(annotation, images, task):
     """A ground-truth object with all that pycocotools reads of it."""
     where = f"annotation {annotation.get('id')} of image {annotation['image_id']}"
-    box = _field(annotation, "bbox", where)
+    box = read_field(annotation, "bbox", where)
     entry = annotation | {
         "iscrowd": int(annotation.get("iscrowd", 0)),
         "area": annotation.get("area", box[2] * box[3]),
     }
     if task == "mask":
-        entry["segmentation"] = _rle(annotation, images, where)
+        entry["segmentation"] = read_rle(annotation, images, where)
     if task == "keypoint":
-        visible = np.count_nonzero(_field(annotation, "keypoints", where)[2::3])
+        visible = np.count_nonzero(read_field(annotation, "keypoints", where)[2::3])
         entry["num_keypoints"] = annotation.get("num_keypoints", visible)
     return entry
 
@@ -267,20 +215,11 @@ def _result_entry(result, images, task):
         entry["area"] = result["bbox"][2] * result["bbox"][3]
     elif task == "mask":
         where = f"a result of image {result['image_id']}"
-        entry["segmentation"] = _rle(result, images, where)
+        entry["segmentation"] = read_rle(result, images, where)
         entry["area"] = float(coco_mask.area(entry["segmentation"]))
     else:
         entry["area"] = float(np.ptp(result[field][0::3]) * np.ptp(result[field][1::3]))
     return entry
-
-
-def _rle(entry, images, where):
-    image = images[entry["image_id"]]
-    size = (_field(image, "height", "ground_truth images"), _field(image, "width", "images"))
-    try:
-        return to_rle(_field(entry, "segmentation", where), *size)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
 
 
 def _summarise(curves, names, task):
@@ -289,24 +228,26 @@ def _summarise(curves, names, task):
     recall = np.stack([recall for _, recall in curves])  # (K, T, A, L)
     areas = {size: place for place, size in enumerate(TASKS[task][2])}
     metrics = {
-        "AP": _mean(precision[..., 0, -1]),
-        "AP50": _mean(precision[:, IOU_50, :, 0, -1]),
-        "AP75": _mean(precision[:, IOU_75, :, 0, -1]),
+        "AP": mean_measured(precision[..., 0, -1]),
+        "AP50": mean_measured(precision[:, IOU_50, :, 0, -1]),
+        "AP75": mean_measured(precision[:, IOU_75, :, 0, -1]),
     }
-    metrics |= {f"AP{s}": _mean(precision[..., a, -1]) for s, a in areas.items() if s}
+    metrics |= {f"AP{s}": mean_measured(precision[..., a, -1]) for s, a in areas.items() if s}
     if task == "keypoint":
-        metrics["AR"] = _mean(recall[..., 0, -1])
-        metrics["AR50"] = _mean(recall[:, IOU_50, 0, -1])
-        metrics["AR75"] = _mean(recall[:, IOU_75, 0, -1])
+        metrics["AR"] = mean_measured(recall[..., 0, -1])
+        metrics["AR50"] = mean_measured(recall[:, IOU_50, 0, -1])
+        metrics["AR75"] = mean_measured(recall[:, IOU_75, 0, -1])
     else:
-        metrics |= {f"AR{n}": _mean(recall[..., 0, place]) for place, n in enumerate((1, 10, 100))}
-    metrics |= {f"AR{s}": _mean(recall[..., a, -1]) for s, a in areas.items() if s}
-    metrics["per_class"] = {n: _mean(p[..., 0, -1]) for n, p in zip(names, precision)}
+        metrics |= {
+            f"AR{n}": mean_measured(recall[..., 0, place]) for place, n in enumerate((1, 10, 100))
+        }
+    metrics |= {f"AR{s}": mean_measured(recall[..., a, -1]) for s, a in areas.items() if s}
+    metrics["per_class"] = {n: mean_measured(p[..., 0, -1]) for n, p in zip(names, precision)}
     return metrics
 
 
-def _mean(values):
-    """The mean of what was measured; -1 marks what was not."""
+def mean_measured(values):
+    """The mean of what was measured, `None` where nothing was; -1 marks what was not."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else None
 
@@ -329,7 +270,7 @@ _OUTPUT_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def _quiet_in_this_thread():
+def quiet_in_this_thread():
     """Drops what pycocotools prints, and only that."""
     with _OUTPUT_LOCK, contextlib.redirect_stdout(_OtherThreadsOutput()):
         yield

@@ -73,6 +73,11 @@ def make_parser() -> argparse.ArgumentParser:
         own.set_defaults(run=run)
         return own
 
+    def add_format(own):
+        own.add_argument(
+            "--format", default="auto", help="of the data, see docs/data.md; by default they tell"
+        )
+
     demo = command(run_demo, "make pictures, train on them, evaluate and draw: a few minutes")
     demo.add_argument("--output", default="demo", metavar="DIR")
     demo.add_argument(
@@ -88,6 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("config", metavar="CONFIG.yaml")
     train.add_argument("--train", nargs=2, required=True, metavar=("JSON", "IMAGES"))
     train.add_argument("--validation", nargs=2, required=True, metavar=("JSON", "IMAGES"))
+    add_format(train)
     train.add_argument("--output", required=True, metavar="DIR")
     train.add_argument(
         "--set",
@@ -98,9 +104,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="change the recipe",
     )
 
-    evaluate = command(run_evaluate, "COCO AP of a model, or of results in COCO's format")
+    evaluate = command(run_evaluate, "AP of a model, or of results in COCO's format")
     evaluate.add_argument("model", nargs="?", metavar="MODEL.keras")
     evaluate.add_argument("--data", nargs=2, metavar=("JSON", "IMAGES"))
+    add_format(evaluate)
     evaluate.add_argument("--batch-size", type=int, default=1)
     evaluate.add_argument("--on-error", choices=("raise", "skip"), default="raise")
     evaluate.add_argument("--ground-truth", metavar="GT.json")
@@ -144,6 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
     inspect = command(run_inspect, "what a dataset holds, and every fault in it")
     inspect.add_argument("json_path", metavar="DATA.json")
     inspect.add_argument("images", metavar="IMAGES")
+    add_format(inspect)
     inspect.add_argument("--json", metavar="FILE", help="write the report there")
     return parser
 
@@ -167,21 +175,18 @@ def run_train(options):
     from kmaskrcnn.evaluation import format_table
     from kmaskrcnn.training.trainer import train
 
-    recipe = override(load_yaml(options.config), options.set)
+    reading = [] if options.format == "auto" else [f"data.format={options.format}"]
+    recipe = override(load_yaml(options.config), [*reading, *options.set])
     metrics = train(recipe, options.train, options.validation, options.output, verbose=progress())
     show(format_table(metrics))
 
 
 def run_evaluate(options):
-    """COCO AP: of MODEL on --data, or of --results against --ground-truth, which needs no model."""
+    """AP: of MODEL on --data, or of --results against --ground-truth, which needs no model."""
     if options.model and options.data and not (options.ground_truth or options.results):
         metrics = evaluate_saved_model(options)
     elif options.ground_truth and options.results and not (options.model or options.data):
-        from kmaskrcnn.average_precision import evaluate_results
-
-        metrics = {
-            options.task: evaluate_results(options.ground_truth, options.results, options.task)
-        }
+        metrics = {options.task: evaluate_files(options)}
     else:
         raise UsageError("give MODEL and --data JSON IMAGES, or --ground-truth and --results")
     from kmaskrcnn.evaluation import format_table
@@ -191,15 +196,33 @@ def run_evaluate(options):
         write_json(options.json, metrics)
 
 
+def evaluate_files(options):
+    """AP of the results that `evaluate` was given, by the rules of the ground truth's format."""
+    from kmaskrcnn.average_precision import evaluate_results
+    from kmaskrcnn.data.formats import detect_format
+    from kmaskrcnn.lvis_precision import evaluate_lvis
+
+    format = options.format if options.format != "auto" else detect_format(options.ground_truth)
+    evaluate = {"coco": evaluate_results, "lvis": evaluate_lvis}.get(format)
+    if evaluate is None:
+        raise UsageError(f"--ground-truth must be a json of coco or lvis, got {format}")
+    return evaluate(options.ground_truth, options.results, options.task)
+
+
 def evaluate_saved_model(options):
     """AP of the model that `evaluate` was given."""
+    from kmaskrcnn.data.formats import load_dataset
     from kmaskrcnn.data.pipeline import make_dataset
-    from kmaskrcnn.data.records import load_coco
     from kmaskrcnn.evaluation import evaluate_model
 
     model = load_model(options.model)
     config = model.config
-    records = load_coco(*options.data, class_names=config.class_names, on_error=options.on_error)
+    records = load_dataset(
+        *options.data,
+        format=options.format,
+        class_names=config.class_names,
+        on_error=options.on_error,
+    )
     dataset = make_dataset(
         records,
         batch_size=options.batch_size,
@@ -279,7 +302,7 @@ def run_inspect(options):
     """What a dataset holds, and every fault in it with its image id and annotation id."""
     from kmaskrcnn.data.check import inspect_dataset
 
-    report = inspect_dataset(options.json_path, options.images)
+    report = inspect_dataset(options.json_path, options.images, format=options.format)
     show(report.to_text())
     if options.json:
         write_json(options.json, report.to_dict())

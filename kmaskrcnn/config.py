@@ -160,6 +160,7 @@ class DataConfig:
     flip: bool = True
     seed: int = 0
     on_error: str = "raise"  # or "skip": leave faulty items out and list them
+    format: str = "auto"  # or a name, see data/formats.py
 
     def __post_init__(self):
         check_types(self)

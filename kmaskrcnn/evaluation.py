@@ -1,4 +1,4 @@
-"""COCO average precision of a model or of collected detections, in the original pictures' pixels.
+"""Average precision of a model or of collected detections, in the original pictures' pixels.
 
 model, dataset -> Detections of each picture -> CocoEvaluator -> {"box": {...}, "mask": {...}, "keypoint": {...}}
 """
@@ -9,7 +9,10 @@ import keras
 import numpy as np
 
 from kmaskrcnn.average_precision import evaluate_results
+from kmaskrcnn.cityscapes_precision import evaluate_cityscapes
+from kmaskrcnn.coco_format import to_coco
 from kmaskrcnn.detections import Detections
+from kmaskrcnn.lvis_precision import evaluate_lvis
 
 __all__ = ["CocoEvaluator", "evaluate_model", "evaluate_results", "format_table"]
 
@@ -73,19 +76,29 @@ class CocoEvaluator:
 
         Returns:
             `{"box": {...}, "mask": {...}, "keypoint": {...}}`, each as from `evaluate_results`;
-            `"mask"` and `"keypoint"` only with them.
+            `"mask"` and `"keypoint"` only with them. By the records' own rules: those of LVIS as
+            from `evaluate_lvis`, masks of Cityscapes as from `evaluate_cityscapes`.
         """
         missing = len(self._pictures) - sum(self._pictures.values())
         if missing:
             logger.warning("%d of %d pictures were not evaluated", missing, len(self._pictures))
-        ground_truth = _ground_truth(self.dataset, self.with_keypoints)
+        ground_truth = to_coco(self.dataset, with_keypoints=self.with_keypoints)
+        rules = getattr(self.dataset, "rules", "coco")
         tasks = ["box"] + ["mask"] * self.with_mask
-        metrics = {task: evaluate_results(ground_truth, self.results, task) for task in tasks}
+        metrics = {task: _evaluate(rules, ground_truth, self.results, task) for task in tasks}
         if self.with_keypoints:
             count = len(self.dataset.keypoints.names)
             sigmas = self.sigmas or (None if count == COCO_KEYPOINTS else [SIGMA] * count)
             metrics["keypoint"] = evaluate_results(ground_truth, self.results, "keypoint", sigmas)
         return metrics
+
+
+def _evaluate(rules, ground_truth, results, task):
+    if rules == "lvis":
+        return evaluate_lvis(ground_truth, results, task)
+    if rules == "cityscapes" and task == "mask":  # it has no rules for boxes
+        return evaluate_cityscapes(ground_truth, results)
+    return evaluate_results(ground_truth, results, task)
 
 
 def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_rule=None):
@@ -102,8 +115,8 @@ def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_ru
         paste_rule: how masks come into the picture; by default the model's own.
 
     Returns:
-        `{"box": {...}, "mask": {...}, "keypoint": {...}}`, each as from `evaluate_results`; `"mask"`
-        and `"keypoint"` only if the model predicts them (and the records have keypoints).
+        `{"box": {...}, "mask": {...}, "keypoint": {...}}`, each as from `CocoEvaluator.summarise`;
+        `"mask"` and `"keypoint"` only if the model predicts them (and the records have keypoints).
 
     Raises:
         ValueError: a picture comes twice or is not among the records, or the model's classes are others.
@@ -183,34 +196,3 @@ def _image_size(inputs, index):
     if "image_sizes" in inputs:
         return np.asarray(inputs["image_sizes"][index])
     return tuple(inputs["images"].shape[1:3])
-
-
-def _ground_truth(dataset, with_keypoints):
-    """The content of a COCO json made from records, labels as category ids."""
-    return {
-        "images": [
-            {"id": image.image_id, "height": image.height, "width": image.width}
-            for image in dataset.images
-        ],
-        "annotations": [
-            {
-                "id": instance.annotation_id,
-                "image_id": image.image_id,
-                "category_id": instance.label,
-                "bbox": [*instance.box[:2], *np.subtract(instance.box[2:], instance.box[:2])],
-                "area": instance.area,
-                "iscrowd": int(instance.is_crowd),
-                "segmentation": instance.segmentation,
-                **(_keypoints(instance, dataset.keypoints) if with_keypoints else {}),
-            }
-            for image in dataset.images
-            for instance in image.instances
-        ],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(dataset.class_names)],
-    }
-
-
-def _keypoints(instance, names):
-    """The COCO fields of an object's keypoints; an object without any does not count."""
-    points = instance.keypoints or ((0, 0, 0),) * len(names.names)
-    return {"keypoints": np.ravel(points).tolist()}

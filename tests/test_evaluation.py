@@ -22,7 +22,7 @@ from kmaskrcnn import average_precision
 from kmaskrcnn.data.records import load_coco
 from kmaskrcnn.detections import Detections
 from kmaskrcnn.evaluation import CocoEvaluator, evaluate_model, evaluate_results, format_table
-from kmaskrcnn.geometry.segmentations import rasterise_in_box
+from kmaskrcnn.geometry.segmentations import rasterise_in_box, to_rle
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 REFERENCE = DATA / "coco_eval_reference"
@@ -119,7 +119,7 @@ def test_the_numbers_are_those_of_pycocotools(seed, names):
     # loadRes takes no polygons: masks go in as RLE.
     rles = [
         {key: r[key] for key in ("image_id", "category_id", "score")}
-        | {"segmentation": average_precision.to_rle(r["segmentation"], 240, 240)}
+        | {"segmentation": to_rle(r["segmentation"], 240, 240)}
         for r in results
     ]
     if not results:
@@ -161,7 +161,7 @@ def test_arguments_are_not_changed_and_nothing_is_printed(task, capsys):
 
 
 def test_other_threads_may_print_meanwhile(capsys):
-    with average_precision._quiet_in_this_thread():
+    with average_precision.quiet_in_this_thread():
         thread = threading.Thread(target=print, args=["from another thread"])
         thread.start()
         thread.join()

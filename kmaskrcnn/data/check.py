@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kmaskrcnn.data.records import load_coco
+from kmaskrcnn.data.formats import load_dataset
 
 SMALL_AREA, MEDIUM_AREA = 32**2, 96**2  # COCO's limits, square pixels
 
@@ -110,12 +110,13 @@ def _kinds(faults):
     return Counter(fault.kind for fault in faults)
 
 
-def inspect_dataset(json_path, image_dir, *, check_images=True):
-    """Counts a COCO dataset's pictures, classes and objects and lists every fault.
+def inspect_dataset(json_path, image_dir, *, format="auto", check_images=True):
+    """Counts a dataset's pictures, classes and objects and lists every fault.
 
     Args:
-        json_path: path of the json.
+        json_path: path of the json, or of whatever else holds the annotations.
         image_dir: path of the folder of pictures.
+        format: as for `load_dataset`.
         check_images: as `load_coco`; `"decode"` also finds damage inside a file.
 
     Returns:
@@ -127,7 +128,8 @@ def inspect_dataset(json_path, image_dir, *, check_images=True):
     Example:
         >>> print(inspect_dataset("train.json", "images/").to_text())
     """
-    records = load_coco(json_path, image_dir, on_error="skip", check_images=check_images)
+    options = {"on_error": "skip", "check_images": check_images}
+    records = load_dataset(json_path, image_dir, format=format, **options)
     images = records.images
     objects = [instance for record in images for instance in record.instances]
     box_sizes = np.array([instance.box for instance in objects]).reshape(-1, 4)

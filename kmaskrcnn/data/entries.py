@@ -111,7 +111,7 @@ def read_segmentation(entry, height, width):
         return None
     if isinstance(segmentation, list):
         for polygon in segmentation:
-            _check_polygon(polygon, height, width)
+            check_polygon(polygon, height, width)
         return segmentation
     if isinstance(segmentation, dict):
         return _checked_rle(segmentation, height, width)
@@ -121,7 +121,8 @@ def read_segmentation(entry, height, width):
     )
 
 
-def _check_polygon(polygon, height, width):
+def check_polygon(polygon, height, width):
+    """Raises `Rejected` unless `polygon` is a flat list of at least 3 points that reach the picture."""
     try:
         points = np.array(polygon, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

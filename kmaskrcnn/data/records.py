@@ -7,7 +7,6 @@ Category ids, which may have gaps, become labels 0 ... K-1. Every item is checke
 training starts, so that what comes after can rely on it.
 """
 
-import json
 import logging
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from kmaskrcnn.data.entries import (
     read_segmentation,
 )
 from kmaskrcnn.data.faults import DatasetError, Fault, Rejected
+from kmaskrcnn.data.json_files import read_coco_json
 from kmaskrcnn.data.keypoints import KeypointNames, read_keypoint_names
 from kmaskrcnn.data.pictures import check_header, read_picture
 
@@ -69,6 +69,9 @@ class ImageRecord:
         height: int, pixels.
         width: int, pixels.
         instances: tuple of `Instance`.
+        void: RLE `dict` of the pixels that Cityscapes judges nobody by, or `None`.
+        negative_labels: tuple of int, the classes that LVIS knows to be absent.
+        not_exhaustive_labels: tuple of int, those of which LVIS says that objects may be unmarked.
     """
 
     image_id: int
@@ -76,6 +79,9 @@ class ImageRecord:
     height: int
     width: int
     instances: tuple = ()
+    void: dict | None = None
+    negative_labels: tuple = ()
+    not_exhaustive_labels: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,10 @@ class CocoDataset:
         category_ids: tuple of int; `category_ids[label]` is its id in the json, -1 where the
             json has no such category.
         faults: tuple of `Fault`, the items that were left out.
-        json_path: str.
+        json_path: str, the file or folder that it was read from.
         keypoints: `KeypointNames`, or `None`.
+        rules: `"coco"`, `"lvis"` or `"cityscapes"`: by whose rules its AP is reckoned.
+        frequencies: tuple of `"r"`, `"c"` or `"f"` by label: LVIS's rare, common and frequent.
     """
 
     images: tuple
@@ -98,6 +106,8 @@ class CocoDataset:
     faults: tuple = field(default=())
     json_path: str = ""
     keypoints: KeypointNames | None = None
+    rules: str = "coco"
+    frequencies: tuple = ()
 
 
 def load_coco(json_path, image_dir, *, class_names=None, on_error="raise", check_images=True):
@@ -127,12 +137,44 @@ def load_coco(json_path, image_dir, *, class_names=None, on_error="raise", check
         >>> len(records.images), records.class_names[0], records.category_ids[0]
         (118287, 'person', 1)
     """
+    document = read_coco_json(json_path)
+    options = {"class_names": class_names, "on_error": on_error, "check_images": check_images}
+    return check_document(document, json_path, image_dir, **options)
+
+
+def check_document(
+    document,
+    source,
+    image_dir,
+    *,
+    class_names=None,
+    on_error="raise",
+    check_images=True,
+    faults=(),
+):
+    """Checks every item of a COCO json's content, wherever it comes from.
+
+    Args:
+        document: dict with the lists `images`, `annotations` and `categories`; it is emptied.
+        source: path of the file or folder that it was read from, for the faults.
+        image_dir, class_names, on_error, check_images: as for `load_coco`.
+        faults: the `Fault`s that were found while it was read.
+
+    Returns:
+        `CocoDataset`.
+
+    Raises:
+        DatasetError, ValueError: as `load_coco`.
+    """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     if check_images and check_images not in PICTURE_CHECKS:
         accepted = "True, 'header', 'decode' or False"
         raise ValueError(f"check_images must be {accepted}, got {check_images!r}")
-    reader = _Reader(_read_document(json_path, image_dir), str(json_path), Path(image_dir))
+    if not Path(image_dir).is_dir():
+        fault = Fault("missing folder", "image_dir must be a folder", str(image_dir))
+        raise DatasetError([fault, *faults])
+    reader = _Reader(document, str(source), Path(image_dir), faults)
     keypoints = reader.read_keypoints()
     names, category_ids, labels = reader.read_categories(class_names)
     images = reader.check_pictures(reader.read_images(), PICTURE_CHECKS.get(check_images))
@@ -141,37 +183,16 @@ def load_coco(json_path, image_dir, *, class_names=None, on_error="raise", check
         raise DatasetError(reader.faults, SKIP_HINT)
     if reader.faults:
         kinds = Counter(fault.kind for fault in reader.faults)
-        logger.warning("%s: left out %d faulty items: %s", json_path, kinds.total(), dict(kinds))
-    return CocoDataset(images, names, category_ids, tuple(reader.faults), str(json_path), keypoints)
-
-
-def _read_document(json_path, image_dir):
-    try:
-        document = json.loads(Path(json_path).read_bytes())
-    except OSError as error:
-        fault = Fault("missing file", f"cannot read the json: {error.strerror}", str(json_path))
-        raise DatasetError([fault]) from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError([Fault("malformed json", str(error), str(json_path))]) from error
-    faults = []
-    for key in ("images", "annotations", "categories"):
-        try:
-            entry_value(document, key, list, "a list")
-        except Rejected as rejected:
-            faults.append(Fault("malformed json", str(rejected), str(json_path)))
-    if not Path(image_dir).is_dir():
-        faults.append(Fault("missing folder", "image_dir must be a folder", str(image_dir)))
-    if faults:
-        raise DatasetError(faults)
-    return document
+        logger.warning("%s: left out %d faulty items: %s", source, kinds.total(), dict(kinds))
+    return CocoDataset(images, names, category_ids, tuple(reader.faults), str(source), keypoints)
 
 
 class _Reader:
     """Reads a document's lists one after the other and gathers their faults."""
 
-    def __init__(self, document, json_path, image_dir):
+    def __init__(self, document, json_path, image_dir, faults):
         self.document, self.json_path, self.image_dir = document, json_path, image_dir
-        self.faults = []
+        self.faults = list(faults)
 
     def read_keypoints(self):
         """The categories' `KeypointNames`."""

@@ -93,7 +93,7 @@ def masks_to_rles(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
     """
     masks, boxes = _check(masks, boxes)
     return [
-        _window_to_rle(*paste_window(mask, box, image_size, threshold, rule), image_size)
+        window_to_rle(*paste_window(mask, box, image_size, threshold, rule), image_size)
         for mask, box in zip(masks, boxes)
     ]
 
@@ -169,8 +169,17 @@ def _coverage(start, end, cells, pixels):
     return (np.maximum(overlap, 0) / (cell if cell > 0 else 1)).astype(np.float32)
 
 
-def _window_to_rle(window, top, left, image_size):
-    """Encode a window of a picture that is empty elsewhere."""
+def window_to_rle(window, top, left, image_size):
+    """Encode a window of a picture that is empty elsewhere.
+
+    Args:
+        window: `(height, width)` bool, of one pixel at least.
+        top, left: the picture's row and column of the window's first pixel.
+        image_size: `(height, width)` of the picture.
+
+    Returns:
+        COCO's RLE of the whole picture, a dict ready for json.
+    """
     height, width = image_size
     # Columns framed by zeros: along them, every change of value starts a run or ends one.
     columns = np.zeros((window.shape[1], window.shape[0] + 2), bool)

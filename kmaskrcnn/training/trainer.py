@@ -1,4 +1,4 @@
-"""One call from a recipe and two COCO datasets to a trained, evaluated model and its pictures."""
+"""One call from a recipe and two datasets to a trained, evaluated model and its pictures."""
 
 import dataclasses
 import json
@@ -8,9 +8,10 @@ from pathlib import Path
 import keras
 
 from kmaskrcnn.config import MaskRCNNConfig, Recipe, save_yaml
+from kmaskrcnn.data.formats import load_dataset
 from kmaskrcnn.data.pictures import read_picture, write_picture
 from kmaskrcnn.data.pipeline import make_dataset
-from kmaskrcnn.data.records import CocoDataset, load_coco
+from kmaskrcnn.data.records import CocoDataset
 from kmaskrcnn.layers.backbones import freeze_backbone
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.serving.predictor import Predictor
@@ -33,7 +34,7 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
 
     Args:
         recipe: model, data and training; names of classes and keypoints are taken from the training data.
-        train_data, validation_data: `(json path, image folder)` in COCO format.
+        train_data, validation_data: `(annotations, image folder)`, as `load_dataset` takes them.
         output: a folder, made if need be.
         pictures: how many validation pictures to draw.
         verbose: as `keras.Model.fit` takes it.
@@ -47,9 +48,10 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(recipe.training.seed)
-    train_records = load_coco(*train_data, on_error=recipe.data.on_error)
-    validation_records = load_coco(
-        *validation_data, class_names=train_records.class_names, on_error=recipe.data.on_error
+    reading = {"format": recipe.data.format, "on_error": recipe.data.on_error}
+    train_records = load_dataset(*train_data, **reading)
+    validation_records = load_dataset(
+        *validation_data, class_names=train_records.class_names, **reading
     )
     recipe = dataclasses.replace(recipe, model=name_classes(recipe.model, train_records))
     save_yaml(recipe, output / "recipe.yaml")

@@ -1,0 +1,42 @@
+"""The commands on datasets of every format."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kmaskrcnn.cli import main
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CITYSCAPES = [str(FIXTURES / "cityscapes" / name) for name in ("gtFine", "leftImg8bit")]
+
+
+def test_inspect_reads_cityscapes(capsys):
+    assert main(["inspect", *CITYSCAPES]) == 0
+    text = capsys.readouterr().out
+    assert "pictures           3" in text and "bicycle" in text
+    assert main(["inspect", *CITYSCAPES, "--format", "cityscapes"]) == 0
+    assert main(["inspect", *CITYSCAPES, "--format", "coco"]) == 1
+
+
+def test_evaluate_takes_lvis_rules_from_the_file(tmp_path, capsys):
+    recorded = json.loads((FIXTURES / "lvis.json").read_text())
+    truth, results, out = (tmp_path / f"{name}.json" for name in ("truth", "results", "out"))
+    truth.write_text(json.dumps(recorded["ground_truth"]))
+    results.write_text(json.dumps(recorded["results"]))
+    command = ["evaluate", "--ground-truth", str(truth), "--results", str(results)]
+    assert main([*command, "--task", "mask", "--json", str(out)]) == 0
+    expected = recorded["expected"]["mask"]
+    found = json.loads(out.read_text())["mask"]
+    assert {n: found[n] for n in ("AP", "APr", "APc", "APf")} == pytest.approx(
+        {n: expected[n] for n in ("AP", "APr", "APc", "APf")}
+    )
+    assert "APr" in capsys.readouterr().out
+    assert main([*command, "--format", "coco", "--json", str(out)]) == 0
+    assert "APr" not in json.loads(out.read_text())["box"]
+
+
+def test_evaluating_results_wants_a_json(capsys):
+    command = ["evaluate", "--ground-truth", CITYSCAPES[0], "--results", "dt.json"]
+    assert main(command) == 1
+    assert "must be a json of coco or lvis, got cityscapes" in capsys.readouterr().err
