@@ -1,0 +1,160 @@
+"""Ours and a peer's, run alternately in one go: the ratio of their times, and their peak memory.
+
+    python benchmarks/compare.py --peer torchvision --peer-python ~/peers/bin/python --case infer-1x800x1216 \\
+        --json compare.json --plot compare.png
+    python benchmarks/compare.py --peer torchvision --peer-python ... --case infer-1x800x1216 --compiled --bf16
+    python benchmarks/compare.py --peer model_garden --peer-python ... --case train-2x512x512
+
+Every run is a process of its own, so that memory and start-up are its own. torchvision's script writes weights and pictures
+first, and ours takes the same ones. Against torchvision a prediction includes masks pasted into the picture; the TF Model
+Garden's ends, as ours does then, with masks in their boxes' frames. 1000 proposals, 100 detections, two threads.
+The peers' scripts stand in `../shared/peers`; `--peer-scripts` says where else.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CASES = ("infer-1x800x1216", "infer-2x512x512", "train-2x512x512", "train-1x800x1216")
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer", choices=("torchvision", "model_garden"), required=True)
+    parser.add_argument("--peer-python", required=True, help="a Python that has the peer")
+    parser.add_argument("--peer-scripts", type=Path, default=HERE.parents[1] / "shared" / "peers")
+    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--compiled", action="store_true", help="torchvision compiled as a whole")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 on our side")
+    parser.add_argument("--peer-bf16", action="store_true", help="bfloat16 on the peer's side")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="how often both run (at least 5 count)"
+    )
+    parser.add_argument("--runs", type=int, default=2, help="timed calls a process")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--plot", type=Path, help="draw the pairs into this PNG")
+    return parser.parse_args()
+
+
+def our_command(args, dumped):
+    """The command that times one process of ours."""
+    kind, _, shape = args.case.partition("-")
+    script = "inference.py" if kind == "infer" else "train_step.py"
+    command = [sys.executable, HERE / script, "--case", shape, "--warmup", 1, "--runs", args.runs]
+    command += ["--bf16"] * args.bf16
+    if dumped:
+        command += ["--weights", f"{dumped}.weights.npz", "--images", f"{dumped}.images.npz"]
+    if args.peer == "torchvision" and kind == "infer":
+        command += ["--paste"]
+    return command
+
+
+def peer_command(args, dump=None):
+    """The command that times one process of the peer; with `dump` it writes weights and pictures."""
+    kind, _, shape = args.case.partition("-")
+    if args.peer == "model_garden":
+        batch, height, width = map(int, shape.split("x"))
+        # Its pyramid wants multiples of 64.
+        height, width = (-(-side // 64) * 64 for side in (height, width))
+        sizes = ["--batch", batch, "--height", height, "--width", width]
+        script = [args.peer_scripts / "bench_mg.py", "--mode", kind, "--head", "2fc", *sizes]
+        return [
+            args.peer_python,
+            *script,
+            "--warmup",
+            1,
+            "--iters",
+            args.runs,
+            "--out",
+            "/dev/null",
+        ]
+    script = "bench_infer.py" if kind == "infer" else "bench_train.py"
+    command = [args.peer_python, args.peer_scripts / script, "--case", shape]
+    command += ["--warmup", 1, "--runs", args.runs]
+    command += ["--bf16"] * args.peer_bf16
+    if dump:
+        return [args.peer_python, args.peer_scripts / "bench_infer.py", "--case", shape] + [
+            *("--dump", dump, "--warmup", 0, "--runs", 1)
+        ]
+    return command + ["--variant", "compile_whole"] * args.compiled
+
+
+def run(command, folder):
+    """One process; the JSON of its last line."""
+    done = subprocess.run([str(x) for x in command], capture_output=True, text=True, cwd=folder)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stderr[-3000:]}")
+    return json.loads(lines[-1])
+
+
+def compare(args):
+    """The record of one comparison."""
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        dumped = Path(folder) / "torchvision" if args.peer == "torchvision" else None
+        if dumped:
+            run(peer_command(args, dumped), folder)
+        for pair in range(args.pairs):
+            ours.append(run(our_command(args, dumped), folder))
+            theirs.append(run(peer_command(args), folder))
+            seconds = ours[-1]["median_s"], theirs[-1]["median_s"]
+            print(f"pair {pair + 1}: ours {seconds[0]} s, {args.peer} {seconds[1]} s", flush=True)
+    ratios = [a["median_s"] / b["median_s"] for a, b in zip(ours, theirs)]
+    return {
+        "peer": args.peer + ", compiled" * args.compiled,
+        "case": args.case,
+        "bf16": args.bf16,
+        "peer_bf16": args.peer_bf16,
+        "ratio_median": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+        "pairs": len(ratios),
+        "ours_s": [record["median_s"] for record in ours],
+        "peer_s": [record["median_s"] for record in theirs],
+        "ours_peak_mb": max(record["peak_mb"] for record in ours),
+        "peer_peak_mb": max(record["peak_rss_mb"] for record in theirs),
+        "ours_first_call_s": statistics.median(record["first_call_s"] for record in ours),
+        "ours_import_s": statistics.median(record["import_s"] for record in ours),
+        "others_busy": [record.get("others_busy", record.get("other_cpus")) for record in theirs],
+    }
+
+
+def plot(record, path):
+    """Both systems' times, pair by pair."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.2))
+    pairs = range(1, record["pairs"] + 1)
+    axes.plot(pairs, record["peer_s"], "o-", color="0.6", label=record["peer"])
+    axes.plot(pairs, record["ours_s"], "o-", color="tab:green", label="kmaskrcnn")
+    axes.set(title=f"{record['case']}: ratio {record['ratio_median']}", xlabel="pair", ylabel="s")
+    axes.set_xticks(list(pairs))
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    args = parse()
+    record = compare(args)
+    print(json.dumps(record, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if args.plot:
+        plot(record, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""How long a prediction takes, R50-FPN with 90 classes: as a whole, or stage by stage.
+
+    python benchmarks/inference.py --case 1x800x1216
+    python benchmarks/inference.py --case 2x512x512 --bf16 --paste
+    python benchmarks/inference.py --stages          # each stage beside its share of the machine's limit
+
+1000 proposals, 100 detections, torchvision's thresholds. `--weights` and `--images` take what a peer's script wrote, so
+that both see the same network and pictures. Batch norms are folded as they are on export. One JSON line.
+"""
+
+import argparse
+import time
+
+START = time.perf_counter()
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--case", default="1x800x1216", help="PICTURESxHEIGHTxWIDTH")
+    parser.add_argument("--weights", help=".npz of torchvision's state dict; default: random")
+    parser.add_argument("--images", help=".npz of the pictures; default: noise")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 convolutions and products")
+    parser.add_argument("--paste", action="store_true", help="masks in full-size pictures, too")
+    parser.add_argument("--no-mask", action="store_true", help="Faster R-CNN")
+    parser.add_argument("--no-fold", action="store_true", help="leave batch norms as they are")
+    parser.add_argument("--jit", action="store_true", help="compile with XLA (portable layers)")
+    parser.add_argument("--stages", action="store_true", help="time the stages one by one")
+    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", help="append the line to this file, too")
+    return parser.parse_args()
+
+
+def make_model(args):
+    """The network to time, folded unless told otherwise."""
+    from measuring import load_model
+
+    from kmaskrcnn.export.folding import fold_batch_norms
+
+    changes = {"with_mask": False} if args.no_mask else {}
+    model = load_model(args.weights, portable=args.jit, **changes)
+    dtype = "mixed_bfloat16" if args.bf16 else "float32"
+    return model if args.no_fold else fold_batch_norms(model, dtype=dtype)
+
+
+def make_prediction(model, args, images):
+    """A call that predicts and waits for the result."""
+    import tensorflow as tf
+
+    from kmaskrcnn.geometry.masks import paste_masks
+
+    size = images.shape[1:3]
+    inputs = {
+        "images": tf.constant(images),
+        "image_sizes": tf.constant([size] * len(images), tf.int32),
+    }
+    graph = tf.function(
+        lambda inputs: model.predict_graph(inputs, training=False), jit_compile=args.jit
+    )
+
+    def predict():
+        found = {name: value.numpy() for name, value in graph(inputs).items()}
+        if args.paste:
+            for row, count in enumerate(found["num_detections"]):
+                masks, boxes = found["masks"][row, :count], found["boxes"][row, :count]
+                paste_masks(masks, boxes, size, rule=model.config.paste_rule)
+        return found
+
+    return predict
+
+
+def stages_of(model, images):
+    """`[(name, function, inputs)]`, each fed with what the one before gave."""
+    import tensorflow as tf
+
+    sizes = tf.constant([images.shape[1:3]] * len(images), tf.int32)
+    images = tf.constant(images)
+    box, mask = model.box_branch, model.mask_branch
+    stages = []
+
+    def stage(name, function, *inputs):
+        compiled = tf.function(function)
+        stages.append((name, compiled, inputs))
+        return compiled(*inputs)
+
+    c = stage("backbone", lambda x: model.backbone(model.normalizer(x, sizes)), images)
+    p = stage("fpn", model.fpn, c)
+    anchors = model.anchors(p)
+    logits, deltas = stage("rpn_head", model.rpn_head, p)
+    rois = stage(
+        "proposals", lambda *x: model.proposals(anchors, *x, sizes), logits, deltas
+    )  # decoding and suppression
+    pooled = stage("roi_align_box", box.align, p, rois)
+    answers = stage("box_head", box.head, pooled)
+    found = stage("detection", lambda *x: box.detection(*x, sizes), rois, *answers)
+    boxes = tf.reshape(found["boxes"], (-1, 4))
+    places = tf.repeat(tf.range(len(images)), tf.shape(found["boxes"])[1])
+    pooled = stage("roi_align_mask", mask.align, p, boxes, places)
+    stage("mask_head", lambda x: tf.sigmoid(mask.head(x)), pooled)
+    return stages
+
+
+def main():
+    args = parse()
+    import numpy as np
+    from measuring import emit, parse_case, peak_memory_mb, pictures, seconds, stopwatch, summary
+
+    from kmaskrcnn.allocation import keep_freed_memory
+
+    keep_freed_memory()
+    record = {"bench": "inference", "case": args.case, "bf16": args.bf16, "paste": args.paste}
+    record["import_s"] = round(time.perf_counter() - START, 2)
+    images = pictures(parse_case(args.case), args.images)
+    with stopwatch(record, "build_s"):
+        model = make_model(args)
+    if args.stages:
+        times = {}
+        for name, function, inputs in stages_of(model, images):
+            _, runs = seconds(lambda: function(*inputs), args.warmup, args.runs)
+            times[name] = round(float(np.median(runs)), 4)
+        record["stages_s"] = {**times, "total": round(sum(times.values()), 4)}
+    else:
+        predict = make_prediction(model, args, images)
+        first, times = seconds(predict, args.warmup, args.runs)
+        record.update(first_call_s=round(first, 2), **summary(times))
+        record["detections"] = predict()["num_detections"].tolist()
+    record["peak_mb"] = peak_memory_mb()
+    emit(record, args.json)
+
+
+if __name__ == "__main__":
+    main()

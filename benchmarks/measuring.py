@@ -1,0 +1,119 @@
+"""What the timing scripts share: cases, pictures and objects that need no files, clocks, memory."""
+
+import contextlib
+import json
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = 90
+
+
+def parse_case(text):
+    """`"2x512x512"` -> `(2, 512, 512)`: pictures, height, width."""
+    batch, height, width = map(int, text.split("x"))
+    return batch, height, width
+
+
+def load_model(weights, dtype="float32", **changes):
+    """torchvision's R50-FPN with weights that its script wrote (`--dump`); random ones without a file."""
+    import kmaskrcnn
+    from kmaskrcnn.weights.architectures import find_architecture, make_config
+
+    name = "maskrcnn_resnet50_fpn"
+    if weights is None:
+        config = make_config(find_architecture(name), CLASSES, None, **changes)
+        return kmaskrcnn.MaskRCNN(config, dtype=dtype)
+    model = kmaskrcnn.MaskRCNN.from_preset(weights, architecture=name, **changes)
+    if dtype == "float32":
+        return model
+    copy = kmaskrcnn.MaskRCNN(model.config, dtype=dtype)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def pictures(case, file=None, seed=0):
+    """`(B, H, W, 3)` float32 RGB 0-255: those that a peer's script wrote, or noise at several scales."""
+    batch, height, width = case
+    if file:
+        with np.load(file) as images:
+            stacked = np.stack([images[f"image{i}"] for i in range(batch)])
+        return np.ascontiguousarray(stacked.transpose(0, 2, 3, 1) * 255, dtype=np.float32)
+    import cv2
+
+    rng, size = np.random.default_rng(seed), (width, height)
+    noise = [
+        sum(
+            cv2.resize(rng.normal(0, 0.15, (height // c, width // c, 3)), size)
+            for c in (128, 64, 32, 16, 8, 2)
+        )
+        for _ in range(batch)
+    ]
+    return (np.clip(0.5 + np.stack(noise), 0, 1) * 255).astype(np.float32)
+
+
+def ellipses(case, objects, seed=0, mask_size=112):
+    """Ground truth as the model takes it: random boxes, each with an ellipse within."""
+    batch, height, width = case
+    rng = np.random.default_rng(2000 + seed)
+    sides = rng.uniform(0.1, 0.6, (batch, objects, 2)) * [width, height]
+    corners = rng.uniform(0, 1, (batch, objects, 2)) * ([width, height] - sides)
+    cells = (np.arange(mask_size) + 0.5) / mask_size * 2 - 1
+    ellipse = (cells[:, None] ** 2 + cells**2 <= 1).astype(np.uint8)
+    return {
+        "boxes": np.concatenate([corners, corners + sides], -1).astype(np.float32),
+        "labels": rng.integers(0, CLASSES, (batch, objects)).astype(np.int32),
+        "is_crowd": np.zeros((batch, objects), bool),
+        "masks": np.broadcast_to(ellipse, (batch, objects, mask_size, mask_size)).copy(),
+    }
+
+
+def seconds(call, warmup, runs):
+    """`(first call, [seconds of each run])`."""
+    times = []
+    for _ in range(1 + warmup + runs):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times[0], times[1 + warmup :]
+
+
+@contextlib.contextmanager
+def stopwatch(record, name):
+    """Writes the seconds of a block into `record[name]`."""
+    start = time.perf_counter()
+    yield
+    record[name] = round(time.perf_counter() - start, 3)
+
+
+def peak_memory_mb():
+    """The most memory that this process had resident so far."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def memory_mb():
+    """What this process has resident now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * resource.getpagesize() / 2**20)
+
+
+def summary(times):
+    """Median, least and most of a list of seconds."""
+    return {
+        "median_s": round(statistics.median(times), 4),
+        "min_s": round(min(times), 4),
+        "max_s": round(max(times), 4),
+        "all_s": [round(t, 4) for t in times],
+    }
+
+
+def emit(record, path=None):
+    """Print a record as one line of JSON, and append it to a file."""
+    line = json.dumps(record)
+    print(line, flush=True)
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
