@@ -5,9 +5,9 @@
     python benchmarks/compare.py --peer torchvision --peer-python ... --case infer-1x800x1216 --compiled --bf16
     python benchmarks/compare.py --peer model_garden --peer-python ... --case train-2x512x512
 
-Every run is a process of its own, so that memory and start-up are its own. torchvision's script writes weights and pictures
-first, and ours takes the same ones. Against torchvision a prediction includes masks pasted into the picture; the TF Model
-Garden's ends, as ours does then, with masks in their boxes' frames. 1000 proposals, 100 detections, two threads.
+Every run is a process of its own, so that memory and start-up are its own. torchvision's script writes weights and
+pictures first, and ours takes the same ones. Against torchvision a prediction includes masks pasted into the picture;
+the TF Model Garden's ends, as ours does then, with masks in their boxes' frames. 1000 proposals, 100 detections.
 The peers' scripts stand in `../shared/peers`; `--peer-scripts` says where else.
 """
 

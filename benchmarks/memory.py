@@ -3,7 +3,7 @@
     python benchmarks/memory.py --json memory.json --plot memory.png
     python benchmarks/memory.py --only classes
 
-R50-FPN with random weights, float32; each point is a process of its own. The least of each series is the base to compare with.
+R50-FPN with random weights, float32; each point is a process of its own.
 """
 
 import argparse

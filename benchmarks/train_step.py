@@ -3,8 +3,7 @@
     python benchmarks/train_step.py --case 2x512x512
     python benchmarks/train_step.py --case 1x800x1216 --bf16
 
-Stem and C2 frozen, batch norms frozen, 512 regions a picture, five objects each. One JSON line; `mask_rois` says how many
-positive regions the mask head saw, for its cost depends on it.
+Stem and C2 frozen, batch norms frozen, 512 regions a picture, five objects each. One JSON line.
 """
 
 import argparse
