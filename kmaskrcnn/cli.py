@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(run, help_text):
-        name = run.__name__.removeprefix("run_")
+        name = run.__name__.removeprefix("run_").replace("_", "-")
         own = commands.add_parser(name, help=help_text, description=run.__doc__)
         own.add_argument("--debug", action="store_true", help="show the traceback of an error")
         own.set_defaults(run=run)
@@ -153,6 +153,12 @@ def make_parser() -> argparse.ArgumentParser:
     inspect.add_argument("images", metavar="IMAGES")
     add_format(inspect)
     inspect.add_argument("--json", metavar="FILE", help="write the report there")
+
+    kernels = command(run_build_kernels, "compile a faster RoIAlign for this machine, once")
+    kernels.add_argument(
+        "--cuda", action=argparse.BooleanOptionalAction, help="default: where there is a GPU"
+    )
+    kernels.add_argument("--force", action="store_true", help="also where it is there already")
     return parser
 
 
@@ -308,6 +314,13 @@ def run_inspect(options):
         write_json(options.json, report.to_dict())
     if report.faults:
         raise ValueError(f"{len(report.faults)} faults in {options.json_path}")
+
+
+def run_build_kernels(options):
+    """Compile RoIAlign's kernels against the installed TensorFlow; the models use them from then on."""
+    from kmaskrcnn.kernels.builder import build_kernels
+
+    show(f"{build_kernels(options.cuda, options.force)} built")
 
 
 def load_model(path):

@@ -79,7 +79,7 @@ class MaskRCNNConfig:
     roi_positive_fraction: float = 0.25
     roi_pooling: str = "align"  # "warp", "pool": what the paper compares RoIAlign with
     roi_reduce: str = "average"  # or "max", of a bin's samples
-    roi_align: str = "auto"  # "crop_and_resize", "gather"
+    roi_align: str = "auto"  # "kernel", "crop_and_resize", "gather"
     roi_sampling_ratio: int = 2  # 0: as many samples as a bin has cells
     roi_aligned: bool = True
 

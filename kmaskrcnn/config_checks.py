@@ -7,7 +7,7 @@ import types
 import typing
 
 CHOICES = {
-    "roi_align": ("auto", "crop_and_resize", "gather"),
+    "roi_align": ("auto", "kernel", "crop_and_resize", "gather"),
     "roi_pooling": ("align", "warp", "pool"),
     "roi_reduce": ("average", "max"),
     "resize_rule": ("opencv", "torchvision", "detectron2"),

@@ -3,6 +3,33 @@
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kernels_folder(tmp_path_factory):
+    """A folder for built kernels that is not the user's: what they built changes no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("no_kernels")
+        patch.setenv("KMASKRCNN_KERNELS", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def built_kernels(tmp_path_factory):
+    """A folder with RoIAlign's kernels for CPUs, compiled in about 15 s."""
+    from kmaskrcnn.kernels.builder import build_kernels
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("kernels")
+        patch.setenv("KMASKRCNN_KERNELS", str(folder))
+        build_kernels(cuda=False)
+    return folder
+
+
+@pytest.fixture
+def kernels(built_kernels, monkeypatch):
+    """Within a test that asks for it, the kernels are built."""
+    monkeypatch.setenv("KMASKRCNN_KERNELS", str(built_kernels))
+
+
 @pytest.fixture(scope="session")
 def served_model():
     """A tiny model whose batch norms are not the identity."""

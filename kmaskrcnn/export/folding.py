@@ -16,15 +16,15 @@ CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D")
 BATCH_NORMS = ("BatchNormalization", "FrozenBatchNormalization")
 
 
-def fold_batch_norms(model, portable=None, dtype="float32"):
+def fold_batch_norms(model, dtype="float32", **changes):
     """Copy a model for inference, without batch norms.
 
     A batch norm that follows something else than one convolution stays, as do group and layer norms.
 
     Args:
         model: a `MaskRCNN`; it stays as it is.
-        portable: of the copy's config; None for the model's own.
         dtype: dtype policy of the copy, `"float32"` or `"mixed_bfloat16"`.
+        **changes: fields of the copy's config, such as `portable=True`.
 
     Returns:
         A model of the same class whose predictions equal the given one's up to rounding.
@@ -34,13 +34,11 @@ def fold_batch_norms(model, portable=None, dtype="float32"):
         True
     """
     config = model.config
-    changes = {name: None for name in ("fpn_norm", "head_norm") if getattr(config, name) in FOLDED}
-    if portable is not None:
-        changes["portable"] = portable
+    norms = {name: None for name in ("fpn_norm", "head_norm") if getattr(config, name) in FOLDED}
     serialised = keras.saving.serialize_keras_object(model.backbone)
     pairs = _edit(serialised, dtype)
     folded = type(model)(
-        dataclasses.replace(config, **changes),
+        dataclasses.replace(config, **{**norms, **changes}),
         backbone=keras.saving.deserialize_keras_object(serialised),
         name=model.name,
         dtype=dtype,

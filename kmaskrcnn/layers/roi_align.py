@@ -18,6 +18,7 @@ Adaptive sampling (`sampling_ratio` 0) takes as many samples as a bin has cells,
 import keras
 from keras import ops
 
+from kmaskrcnn.kernels import roi_align as kernel
 from kmaskrcnn.layers.rpn import stride_of
 
 CANONICAL_SIZE = 224.0  # a region of this side, an ImageNet picture's, ...
@@ -51,8 +52,10 @@ class RoIAlign(keras.layers.Layer):
             and in the "gather" implementation without a gradient under XLA.
         aligned: honour that pixel centres lie at half coordinates (offset 0.5).
         reduce: `"average"` or `"max"` of a bin's samples.
-        implementation: `"crop_and_resize"` (TensorFlow's kernel: the faster one in a TensorFlow graph), `"gather"`
-            (`keras.ops`, for XLA, JAX, ONNX and LiteRT) or `"auto"`.
+        implementation: `"kernel"` (the package's own operation, many times faster, where `kmaskrcnn build-kernels`
+            built it), `"crop_and_resize"` (TensorFlow's kernel), `"gather"` (`keras.ops`, for XLA, JAX, ONNX and
+            LiteRT) or `"auto"`: the first of them that can run here. The kernel averages and gives the rois no
+            gradient; where it was not built, that is logged once and `"crop_and_resize"` takes its place.
         levels: names of the features to pool from, others are left alone.
 
     Call arguments:
@@ -64,7 +67,8 @@ class RoIAlign(keras.layers.Layer):
         `(N, P, P, C)`, N = B * R for `(B, R, 4)`, in the layer's compute dtype.
 
     Raises:
-        ValueError: on an unknown `implementation` or `reduce`, or `(N, 4)` rois without `image_indices`.
+        ValueError: on an unknown `implementation` or `reduce`, a maximum asked of the kernel, or `(N, 4)` rois
+            without `image_indices`.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3
@@ -83,9 +87,12 @@ class RoIAlign(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         if reduce not in ("average", "max"):
             raise ValueError(f"reduce: got {reduce!r}, accepted are 'average' and 'max'")
-        if implementation not in ("auto", "crop_and_resize", "gather"):
-            accepted = "'auto', 'crop_and_resize' and 'gather'"
-            raise ValueError(f"implementation: got {implementation!r}, accepted are {accepted}")
+        accepted = ("auto", "kernel", "crop_and_resize", "gather")
+        if implementation not in accepted or (implementation, reduce) == ("kernel", "max"):
+            accepted = [name for name in accepted if reduce == "average" or name != "kernel"]
+            raise ValueError(
+                f"implementation: got {implementation!r}, accepted with {reduce!r} are {accepted}"
+            )
         if sampling_ratio < 0:
             raise ValueError(f"sampling_ratio: got {sampling_ratio}, accepted is 0 or more")
         self.pool_size = pool_size
@@ -94,13 +101,17 @@ class RoIAlign(keras.layers.Layer):
         self.reduce = reduce
         self.implementation = implementation
         self.levels = tuple(levels)
-        if self._uses_kernel():
-            self.supports_jit = False  # crop_and_resize has no XLA version
+        if self._runs_on_tensorflow():
+            self.supports_jit = False  # neither crop_and_resize nor the kernel has an XLA version
 
-    def _uses_kernel(self):
-        if self.implementation == "auto":
+    def _runs_on_tensorflow(self):
+        if self.implementation in ("auto", "kernel"):
             return keras.backend.backend() == "tensorflow"
         return self.implementation == "crop_and_resize"
+
+    def _uses_kernel(self):
+        known = self.reduce == "average" and self.compute_dtype in kernel.DTYPES
+        return known and self.implementation in ("auto", "kernel") and kernel.is_available()
 
     def call(self, features, rois, image_indices=None):
         if len(rois.shape) == 3:
@@ -111,7 +122,10 @@ class RoIAlign(keras.layers.Layer):
             raise ValueError("image_indices: needed where rois are (N, 4)")
         features = {level: features[level] for level in self.levels}
         rois, image_indices = ops.cast(rois, "float32"), ops.cast(image_indices, "int32")
-        pool = self._pool_with_kernel if self._uses_kernel() else self._pool_with_gather
+        if not self._runs_on_tensorflow():
+            pool = self._pool_with_gather
+        else:
+            pool = self._pool_with_kernel if self._uses_kernel() else self._pool_with_crops
         return ops.cast(pool(features, rois, image_indices), self.compute_dtype)
 
     def _extent(self, start, end, stride):
@@ -146,9 +160,29 @@ class RoIAlign(keras.layers.Layer):
         samples = ops.reshape(samples, (-1, size, ratios[0], size, ratios[1], channels))
         return (ops.mean if self.reduce == "average" else ops.max)(samples, axis=(2, 4))
 
-    # -- TensorFlow's kernel ------------------------------------------------------------------------------------------
+    # -- the package's kernel -----------------------------------------------------------------------------------------
 
     def _pool_with_kernel(self, features, rois, image_indices):
+        strides = [float(stride_of(level)) for level in self.levels]
+        level_indices = self._levels_of(rois) - int(self.levels[0][1:])
+        return kernel.roi_align(
+            [ops.cast(features[level], self.compute_dtype) for level in self.levels],
+            self._regions_of_kernel(rois, ops.take(ops.convert_to_tensor(strides), level_indices)),
+            image_indices,
+            level_indices,
+            strides=strides,
+            pool_size=self.pool_size,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+        )
+
+    def _regions_of_kernel(self, rois, strides):
+        """What the kernel is to pool, where that is not the regions themselves: `(N, 4)`."""
+        return rois
+
+    # -- TensorFlow's kernel ------------------------------------------------------------------------------------------
+
+    def _pool_with_crops(self, features, rois, image_indices):
         import tensorflow as tf
 
         if len(features) == 1:

@@ -60,6 +60,11 @@ class RoIWarp(RoIAlign):
         step = self._extent(start, end, stride) / (self.pool_size * ops.cast(ratio, "float32"))
         return first - 0.5 + 0.5 * step, step  # a cell's centre lies at its number
 
+    def _regions_of_kernel(self, rois, strides):
+        x, width = round_to_cells(rois[:, 0], rois[:, 2], strides)
+        y, height = round_to_cells(rois[:, 1], rois[:, 3], strides)
+        return ops.stack([x, y, x + width, y + height], axis=1) * strides[:, None]
+
     def get_config(self):
         config = super().get_config()
         del config["aligned"]

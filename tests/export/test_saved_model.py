@@ -14,6 +14,7 @@ from tiny import tiny_model
 from kmaskrcnn.export.saved_model import export_saved_model
 from kmaskrcnn.export.signatures import Signatures
 from kmaskrcnn.geometry.masks import paste_masks
+from kmaskrcnn.kernels import roi_align as kernel
 from kmaskrcnn.serving.predictor import Predictor
 
 # Runs signatures on pickled inputs; what a server lacks cannot be imported.
@@ -169,3 +170,14 @@ def test_bfloat16_and_no_masks(tmp_path):
     wanted = Predictor(model)(PHOTOS[0])
     # 8 bits of precision: the score of the best stays within 1 %.
     assert abs(float(found["scores"][0, 0]) - wanted.scores[0]) < 0.01
+
+
+def test_a_server_needs_no_operation_of_ours(kernels, monkeypatch, tmp_path):
+    model = tiny_model(with_mask=False)
+    assert model.config.roi_align == "auto" and kernel.is_available()
+    # One signature is enough to see which operations the network is made of.
+    functions = Signatures.functions
+    name = "serving_default"
+    monkeypatch.setattr(Signatures, "functions", lambda self: {name: functions(self)[name]})
+    written = export_saved_model(model, tmp_path / "served") / "saved_model.pb"
+    assert b"CropAndResize" in written.read_bytes() and b"Kmaskrcnn" not in written.read_bytes()

@@ -1,4 +1,4 @@
-"""RoIAlign against the loop and against torchvision, both implementations."""
+"""RoIAlign against the loop and against torchvision, all implementations."""
 
 from pathlib import Path
 
@@ -11,7 +11,16 @@ from layer_checks import check_layer
 
 from kmaskrcnn.layers.roi_align import RoIAlign, assign_levels
 
-both = pytest.mark.parametrize("implementation", ["crop_and_resize", "gather"])
+IMPLEMENTATIONS = ["crop_and_resize", "gather", "kernel"]
+each = pytest.mark.parametrize("implementation", IMPLEMENTATIONS, indirect=True)
+
+
+@pytest.fixture
+def implementation(request):
+    """Its name; the kernel is built where it is wanted."""
+    if request.param == "kernel":
+        request.getfixturevalue("kernels")
+    return request.param
 
 
 def pyramid(rng, batch=2, size=(64, 96), channels=3):
@@ -33,9 +42,13 @@ def expected(features, boxes, image_indices, levels, **options):
     return np.stack(pooled)
 
 
-@both
+@pytest.mark.parametrize(
+    "implementation, reduce",
+    [(name, "average") for name in IMPLEMENTATIONS]
+    + [("crop_and_resize", "max"), ("gather", "max")],
+    indirect=["implementation"],
+)
 @pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("reduce", ["average", "max"])
 @pytest.mark.parametrize("sampling_ratio", [1, 2, 3, 0])
 def test_equals_the_loop(implementation, aligned, reduce, sampling_ratio):
     rng = np.random.default_rng(0)
@@ -59,7 +72,7 @@ def test_equals_the_loop(implementation, aligned, reduce, sampling_ratio):
     np.testing.assert_allclose(layer(features, boxes, indices), oracle, atol=2e-5)
 
 
-@both
+@each
 def test_samples_a_ramp_where_it_says(implementation):
     """On a map whose value is its own x, a bin's average is the x of its centre."""
     ramp = np.tile(np.arange(32, dtype="float32")[None, None, :, None], (1, 16, 1, 1))
@@ -81,7 +94,7 @@ def pool_with_gradient(implementation, features, boxes, indices):
     return pooled.numpy(), [gradient.numpy() for gradient in tape.gradient(loss, features).values()]
 
 
-def test_both_implementations_agree_with_gradients():
+def test_the_implementations_agree_with_gradients(kernels):
     import tensorflow as tf
 
     rng = np.random.default_rng(1)
@@ -90,6 +103,10 @@ def test_both_implementations_agree_with_gradients():
         "int32"
     )
     pooled, gradients = pool_with_gradient("gather", features, boxes, indices)
+    other, others = pool_with_gradient("kernel", features, boxes, indices)
+    np.testing.assert_allclose(other, pooled, atol=1e-4)
+    for x, y in zip(others, gradients):
+        np.testing.assert_allclose(x, y, atol=1e-3, rtol=1e-4)
     # The gradient of TensorFlow's kernel differs from run to run on the same input: 190 of 1355 runs lost an addition
     # in some cell, the gather none. An error of ours would be there every time.
     for _ in range(5):
@@ -101,7 +118,7 @@ def test_both_implementations_agree_with_gradients():
     assert all(agree)
 
 
-@both
+@each
 @pytest.mark.parametrize("name, aligned", [("aligned", True), ("legacy", False)])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 def test_equals_torchvision(implementation, name, aligned, sampling_ratio):
@@ -117,7 +134,7 @@ def test_equals_torchvision(implementation, name, aligned, sampling_ratio):
     np.testing.assert_allclose(pooled, expected, atol=2e-5)
 
 
-@both
+@each
 def test_adaptive_sampling_has_gradients_in_a_graph(implementation):
     """Each sample spreads a gradient of 1 over the cells around it, so a region's sums to its bins."""
     import tensorflow as tf
@@ -139,7 +156,7 @@ def test_a_region_is_pooled_from_the_level_of_its_size():
     np.testing.assert_array_equal(assign_levels(boxes, 5, 2), [2, 2, 3, 3, 4, 4, 5, 5])
 
 
-@both
+@each
 def test_batched_and_flat_rois_give_the_same(implementation):
     rng = np.random.default_rng(2)
     features, boxes = pyramid(rng), oracles.random_boxes(rng, (2, 5), 64, 96)
@@ -148,7 +165,7 @@ def test_batched_and_flat_rois_give_the_same(implementation):
     np.testing.assert_array_equal(layer(features, boxes), flat)
 
 
-@both
+@each
 def test_no_region_at_all(implementation):
     layer = RoIAlign(3, implementation=implementation)
     features = pyramid(np.random.default_rng(0))
@@ -160,7 +177,7 @@ def test_no_region_at_all(implementation):
     )
 
 
-@both
+@each
 def test_runner(implementation):
     rng = np.random.default_rng(3)
     boxes = oracles.random_boxes(rng, (2, 5), 64, 96)
@@ -182,6 +199,8 @@ def test_wrong_arguments_are_named():
         RoIAlign(reduce="sum")
     with pytest.raises(ValueError, match="implementation.*'pool'"):
         RoIAlign(implementation="pool")
+    with pytest.raises(ValueError, match="implementation.*'kernel', accepted with 'max'"):
+        RoIAlign(reduce="max", implementation="kernel")
     with pytest.raises(ValueError, match="sampling_ratio.*-1"):
         RoIAlign(sampling_ratio=-1)
     with pytest.raises(ValueError, match="image_indices"):

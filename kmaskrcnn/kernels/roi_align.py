@@ -1,0 +1,91 @@
+"""RoIAlign by the library's operation, with its gradient.
+
+features       L levels, finest first or not   (B, H, W, C)
+rois           (N, 4)  xyxy pixels of the image
+image_indices  (N,)    the image of each region
+level_indices  (N,)    its place among the L features
+pooled         (N, P, P, C)
+"""
+
+import functools
+
+from kmaskrcnn.kernels.library import has_gpu_kernels, load_library
+
+DTYPES = ("float32", "bfloat16", "float16")
+ATTRIBUTES = ("strides", "pool_size", "sampling_ratio", "aligned", "deterministic")
+
+
+def is_available() -> bool:
+    """Whether the operation can run on the devices that TensorFlow sees; if not, why is logged once."""
+    import tensorflow as tf
+
+    library = load_library()
+    # On the CPU beside a GPU it would have the feature maps copied to and fro.
+    return library is not None and (
+        has_gpu_kernels(library) or not tf.config.list_physical_devices("GPU")
+    )
+
+
+def roi_align(features, rois, image_indices, level_indices, **options):
+    """Average-pool regions from the levels of a pyramid, all levels in one launch.
+
+    Gradients flow to the features, none to the regions. On CPUs the gradient is the same at every run; on GPUs it is
+    where TensorFlow's `enable_op_determinism` asks for that.
+
+    Args:
+        features: list of `(B, H, W, C)` float32, bfloat16 or float16.
+        rois: `(N, 4)` float32 xyxy pixels.
+        image_indices: `(N,)` int32.
+        level_indices: `(N,)` int32.
+        **options: `strides` (pixels a cell, one for each of the features), `pool_size`, `sampling_ratio` (0: as many
+            as a bin has cells) and `aligned`, as of `layers.RoIAlign`.
+
+    Returns:
+        `(N, P, P, C)`, of the features' dtype; the sums are float32.
+
+    Raises:
+        RuntimeError: the library was not built.
+
+    Reference:
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3
+    """
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    library = load_library()
+    if library is None:
+        raise RuntimeError(
+            "RoIAlign's kernels are not built; `kmaskrcnn build-kernels` builds them"
+        )
+    _register_gradients()
+    return library.kmaskrcnn_roi_align(
+        features,
+        rois,
+        image_indices,
+        level_indices,
+        deterministic=is_op_determinism_enabled(),
+        **options
+    )
+
+
+@functools.cache
+def _register_gradients():
+    """Tell TensorFlow, once in a process and not before the operation is used."""
+    import tensorflow as tf
+
+    @tf.RegisterGradient("KmaskrcnnRoiAlign")
+    def gradient(op, pooled_gradient):
+        *features, rois, images, levels = op.inputs
+        options = {name: op.get_attr(name) for name in ATTRIBUTES}
+        shapes = [tf.shape(feature) for feature in features]
+        gradients = load_library().kmaskrcnn_roi_align_grad(
+            pooled_gradient, shapes, rois, images, levels, **options
+        )
+        return [*gradients, None, None, None]
+
+    @tf.RegisterGradient("KmaskrcnnRoiAlignGrad")
+    def second_gradient(op, *gradients):
+        """Pooling is linear: the gradient of its gradient is pooling itself."""
+        _, *shapes, rois, images, levels = op.inputs
+        options = {name: op.get_attr(name) for name in ATTRIBUTES}
+        pooled = load_library().kmaskrcnn_roi_align(gradients, rois, images, levels, **options)
+        return [pooled, *[None] * (len(shapes) + 3)]

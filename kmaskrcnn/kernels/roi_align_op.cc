@@ -1,0 +1,258 @@
+// The operations KmaskrcnnRoiAlign and KmaskrcnnRoiAlignGrad: what TensorFlow needs to call the kernels.
+#include <vector>
+
+#include "roi_align_cpu.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/util/work_sharder.h"
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+#if defined(KMASKRCNN_CUDA)
+#include "roi_align_cuda.h"
+#include "tensorflow/core/platform/stream_executor.h"
+#endif
+
+namespace kmaskrcnn {
+namespace {
+
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+REGISTER_OP("KmaskrcnnRoiAlign")
+    .Input("features: num_levels * T")  // (B, H, W, C)
+    .Input("rois: float")               // (N, 4) xyxy pixels
+    .Input("image_indices: int32")      // (N,)
+    .Input("level_indices: int32")      // (N,) places among the features
+    .Output("pooled: T")                // (N, P, P, C)
+    .Attr("T: {float, bfloat16, half}")
+    .Attr("num_levels: int >= 1")
+    .Attr("strides: list(float)")
+    .Attr("pool_size: int >= 1")
+    .Attr("sampling_ratio: int >= 0")
+    .Attr("aligned: bool")
+    .Attr("deterministic: bool")  // of the gradient, on GPUs; it always is on CPUs
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle feature, rois;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &feature));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(c->num_inputs() - 3), 2, &rois));
+      int size;
+      TF_RETURN_IF_ERROR(c->GetAttr("pool_size", &size));
+      c->set_output(0, c->MakeShape({c->Dim(rois, 0), c->MakeDim(size), c->MakeDim(size), c->Dim(feature, 3)}));
+      return absl::OkStatus();
+    });
+
+REGISTER_OP("KmaskrcnnRoiAlignGrad")
+    .Input("pooled_gradient: T")              // (N, P, P, C)
+    .Input("feature_shapes: num_levels * int32")  // (4,)
+    .Input("rois: float")
+    .Input("image_indices: int32")
+    .Input("level_indices: int32")
+    .Output("feature_gradients: num_levels * T")
+    .Attr("T: {float, bfloat16, half}")
+    .Attr("num_levels: int >= 1")
+    .Attr("strides: list(float)")
+    .Attr("pool_size: int >= 1")
+    .Attr("sampling_ratio: int >= 0")
+    .Attr("aligned: bool")
+    .Attr("deterministic: bool")
+    .SetShapeFn([](InferenceContext* c) {
+      for (int i = 0; i < c->num_outputs(); ++i) {
+        ShapeHandle shape;
+        TF_RETURN_IF_ERROR(c->MakeShapeFromShapeTensor(1 + i, &shape));
+        c->set_output(i, shape);
+      }
+      return absl::OkStatus();
+    });
+
+// -- both devices -----------------------------------------------------------------------------------------------------
+
+struct Attributes {
+  PoolOptions options;
+  std::vector<float> strides;
+  bool deterministic;
+};
+
+absl::Status read_attributes(OpKernelConstruction* c, Attributes* to) {
+  int levels;
+  TF_RETURN_IF_ERROR(c->GetAttr("pool_size", &to->options.pool_size));
+  TF_RETURN_IF_ERROR(c->GetAttr("sampling_ratio", &to->options.sampling_ratio));
+  TF_RETURN_IF_ERROR(c->GetAttr("aligned", &to->options.aligned));
+  TF_RETURN_IF_ERROR(c->GetAttr("deterministic", &to->deterministic));
+  TF_RETURN_IF_ERROR(c->GetAttr("strides", &to->strides));
+  TF_RETURN_IF_ERROR(c->GetAttr("num_levels", &levels));
+  if (static_cast<int>(to->strides.size()) == levels) return absl::OkStatus();
+  return absl::InvalidArgumentError("strides: accepted is one number for each of the features");
+}
+
+// The last three inputs of both operations.
+absl::Status read_regions(OpKernelContext* c, Regions* regions) {
+  const int first = c->num_inputs() - 3;
+  const Tensor &rois = c->input(first), &images = c->input(first + 1), &levels = c->input(first + 2);
+  if (rois.dims() != 2 || rois.dim_size(1) != 4) {
+    return absl::InvalidArgumentError("rois: got " + rois.shape().DebugString() + ", accepted is (N, 4)");
+  }
+  const TensorShape expected({rois.dim_size(0)});
+  if (images.shape() != expected || levels.shape() != expected) {
+    return absl::InvalidArgumentError("image_indices, level_indices: accepted is one number for each of the rois");
+  }
+  *regions = {rois.flat<float>().data(), images.flat<int32_t>().data(), levels.flat<int32_t>().data(),
+              static_cast<int>(rois.dim_size(0))};
+  return absl::OkStatus();
+}
+
+absl::Status check_shape(const TensorShape& shape, const TensorShape& first) {
+  const bool fits = shape.dims() == 4 && shape.dim_size(0) == first.dim_size(0) &&
+                    shape.dim_size(3) == first.dim_size(3);
+  if (fits) return absl::OkStatus();
+  return absl::InvalidArgumentError("features: got " + shape.DebugString() +
+                                    ", accepted is (B, H, W, C) with the same B and C on all levels");
+}
+
+// The given features' shapes as one checked list.
+absl::Status shapes_of_features(OpKernelContext* c, int count, bool are_tensors, std::vector<TensorShape>* shapes) {
+  for (int i = 0; i < count; ++i) {
+    TensorShape shape;
+    if (are_tensors) {
+      shape = c->input(i).shape();
+    } else {
+      const Tensor& sizes = c->input(1 + i);
+      if (sizes.dims() != 1) return absl::InvalidArgumentError("feature_shapes: accepted are vectors");
+      TF_RETURN_IF_ERROR(tensorflow::TensorShapeUtils::MakeShape(sizes.vec<int32_t>(), &shape));
+    }
+    shapes->push_back(shape);
+    if (shape.dims() != 4) return check_shape(shape, shape);
+    TF_RETURN_IF_ERROR(check_shape(shape, shapes->front()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status check_pooled(const TensorShape& shape, int64_t regions, int64_t size, int64_t channels) {
+  if (shape == TensorShape({regions, size, size, channels})) return absl::OkStatus();
+  return absl::InvalidArgumentError("pooled_gradient: got " + shape.DebugString() + ", accepted is (N, P, P, C)");
+}
+
+// -- CPU --------------------------------------------------------------------------------------------------------------
+
+template <class T> struct Own;
+template <> struct Own<float> { using type = float; };
+template <> struct Own<Eigen::bfloat16> { using type = bfloat16; };
+template <> struct Own<Eigen::half> { using type = float16; };
+
+// Tens of megabytes of fresh memory: the system clears and maps 2 MB at a time instead of 4 KB.
+void ask_for_huge_pages(const Tensor& tensor) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.tensor_data().data());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (begin + tensor.TotalBytes()) / kPage * kPage;
+  if (end > first + 4 * kPage) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
+}
+
+absl::Status check_indices(const Regions& regions, int64_t images, int64_t levels) {
+  for (int r = 0; r < regions.count; ++r) {
+    if (regions.images[r] < 0 || regions.images[r] >= images) {
+      return absl::InvalidArgumentError("image_indices: got " + std::to_string(regions.images[r]) +
+                                        ", accepted is less than " + std::to_string(images));
+    }
+    if (regions.levels[r] < 0 || regions.levels[r] >= levels) {
+      return absl::InvalidArgumentError("level_indices: got " + std::to_string(regions.levels[r]) +
+                                        ", accepted is less than " + std::to_string(levels));
+    }
+  }
+  return absl::OkStatus();
+}
+
+Parallel threads_of(OpKernelContext* c) {
+  const auto* threads = c->device()->tensorflow_cpu_worker_threads();
+  return [threads](const std::function<void()>& work) {
+    constexpr int64_t kCost = 10000000;  // so high that every thread gets its turn
+    tensorflow::Shard(threads->num_threads, threads->workers, threads->num_threads, kCost,
+                      [&work](int64_t, int64_t) { work(); });
+  };
+}
+
+template <class T>
+class RoiAlignOp : public OpKernel {
+ public:
+  explicit RoiAlignOp(OpKernelConstruction* c) : OpKernel(c) { OP_REQUIRES_OK(c, read_attributes(c, &attributes_)); }
+
+  void Compute(OpKernelContext* c) override {
+    using Number = typename Own<T>::type;
+    const int count = attributes_.strides.size(), size = attributes_.options.pool_size;
+    std::vector<TensorShape> shapes;
+    Regions regions;
+    OP_REQUIRES_OK(c, shapes_of_features(c, count, true, &shapes));
+    OP_REQUIRES_OK(c, read_regions(c, &regions));
+    OP_REQUIRES_OK(c, check_indices(regions, shapes[0].dim_size(0), count));
+    const int channels = shapes[0].dim_size(3);
+    Tensor* pooled;
+    OP_REQUIRES_OK(c, c->allocate_output(0, {regions.count, size, size, channels}, &pooled));
+    ask_for_huge_pages(*pooled);
+    std::vector<Level<const Number>> levels;
+    for (int i = 0; i < count; ++i) {
+      levels.push_back({reinterpret_cast<const Number*>(c->input(i).tensor_data().data()),
+                        static_cast<int>(shapes[i].dim_size(1)), static_cast<int>(shapes[i].dim_size(2)),
+                        attributes_.strides[i]});
+    }
+    roi_align_forward(attributes_.options, levels, regions, channels,
+                      reinterpret_cast<Number*>(pooled->flat<T>().data()), threads_of(c));
+  }
+
+ private:
+  Attributes attributes_;
+};
+
+template <class T>
+class RoiAlignGradOp : public OpKernel {
+ public:
+  explicit RoiAlignGradOp(OpKernelConstruction* c) : OpKernel(c) {
+    OP_REQUIRES_OK(c, read_attributes(c, &attributes_));
+  }
+
+  void Compute(OpKernelContext* c) override {
+    using Number = typename Own<T>::type;
+    const int count = attributes_.strides.size();
+    std::vector<TensorShape> shapes;
+    Regions regions;
+    OP_REQUIRES_OK(c, shapes_of_features(c, count, false, &shapes));
+    OP_REQUIRES_OK(c, read_regions(c, &regions));
+    OP_REQUIRES_OK(c, check_indices(regions, shapes[0].dim_size(0), count));
+    const int channels = shapes[0].dim_size(3);
+    const Tensor& pooled = c->input(0);
+    OP_REQUIRES_OK(c, check_pooled(pooled.shape(), regions.count, attributes_.options.pool_size, channels));
+    std::vector<Level<Number>> levels;
+    for (int i = 0; i < count; ++i) {
+      Tensor* gradient;
+      OP_REQUIRES_OK(c, c->allocate_output(i, shapes[i], &gradient));
+      ask_for_huge_pages(*gradient);
+      levels.push_back({reinterpret_cast<Number*>(gradient->flat<T>().data()), static_cast<int>(shapes[i].dim_size(1)),
+                        static_cast<int>(shapes[i].dim_size(2)), attributes_.strides[i]});
+    }
+    roi_align_backward(attributes_.options, reinterpret_cast<const Number*>(pooled.tensor_data().data()), regions,
+                       static_cast<int>(shapes[0].dim_size(0)), channels, levels, threads_of(c));
+  }
+
+ private:
+  Attributes attributes_;
+};
+
+#define KMASKRCNN_REGISTER(T)                                                                                      \
+  REGISTER_KERNEL_BUILDER(Name("KmaskrcnnRoiAlign").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+                          RoiAlignOp<T>);                                                                          \
+  REGISTER_KERNEL_BUILDER(Name("KmaskrcnnRoiAlignGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+                          RoiAlignGradOp<T>);
+KMASKRCNN_REGISTER(float)
+KMASKRCNN_REGISTER(Eigen::bfloat16)
+KMASKRCNN_REGISTER(Eigen::half)
+#undef KMASKRCNN_REGISTER
+
+}  // namespace
+}  // namespace kmaskrcnn
