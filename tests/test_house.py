@@ -140,4 +140,5 @@ def test_the_wheel_is_pure_python(tmp_path):
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "kmaskrcnn/layers/roi_align.py" in names
+    assert "kmaskrcnn/kernels/roi_align_cpu.cc" in names  # compiled on demand
     assert not [name for name in names if name.endswith(".so") or name.startswith("tests")]
