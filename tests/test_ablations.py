@@ -1,0 +1,95 @@
+"""The ablations: every variant is a model that can be, and the tables say what the runs say."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_backbone
+
+from kmaskrcnn.data.records import load_coco
+from kmaskrcnn.data.shapes import paint_scene, write_shapes
+from kmaskrcnn.model import MaskRCNN
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def ablations(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("ablations")
+
+
+@pytest.fixture
+def fine_shapes(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("fine_shapes")
+
+
+def test_every_variant_has_a_recipe_and_every_row_a_variant(ablations):
+    seeds = [ablations.VARIANTS[name].recipe(seed=2) for name in ablations.VARIANTS]
+    assert {(r.training.seed, r.data.seed) for r in seeds} == {(2, 2)}
+    named = {row[0] for table in ablations.TABLES.values() for row in table.rows}
+    assert named == set(ablations.VARIANTS)
+    for table in ablations.TABLES.values():
+        assert all(len(row[2]) == len(table.columns) for row in table.rows)
+
+
+@pytest.mark.parametrize("name", ["warp_32", "persons_all"])
+def test_a_variant_builds_and_pools_from_the_level_it_names(ablations, monkeypatch, name):
+    variant = ablations.VARIANTS[name]
+    recipe = variant.recipe(seed=0)
+    points = ("head", "left_hand", "right_hand") if recipe.model.with_keypoints else ()
+    config = dataclasses.replace(recipe.model, keypoint_names=points, backbone="resnet18")
+    training = dataclasses.replace(recipe.training, backbone_weights=None)
+    monkeypatch.setattr("kmaskrcnn.components.build_backbone", lambda *_, **__: tiny_backbone())
+    monkeypatch.setattr(ablations, "freeze_backbone", lambda *_: None)
+    model = ablations.build(
+        dataclasses.replace(recipe, model=config, training=training), variant.level
+    )
+    assert isinstance(model, MaskRCNN)
+    # Maps that hold their own level's number: a region of 20 pixels belongs to P2 unless only one level is read.
+    maps = {f"P{n}": np.full((1, 256 >> n, 256 >> n, 1), n, "float32") for n in (2, 3, 4, 5)}
+    for layer in (model.box_align, model.mask_align):
+        pooled = np.array(layer(maps, np.array([[[40.0, 40.0, 60.0, 60.0]]], "float32")))
+        np.testing.assert_allclose(pooled, int((variant.level or "P2")[1:]), rtol=1e-6)
+
+
+def test_tables_hold_mean_spread_and_each_seed_against_the_first_row(ablations):
+    runs = [
+        {"variant": name, "seed": seed, "metrics": {"mask": {"AP75": v, "AP": v, "AP50": v}}}
+        for name, values in {"softmax": (0.1, 0.2), "default": (0.4, 0.3)}.items()
+        for seed, v in enumerate(values)
+    ]
+    text = ablations.format_tables(json.loads(json.dumps(runs)))
+    # Standard deviation of 10 and 20, and of 40 and 30: sqrt(50) = 7.1.
+    assert "| softmax | 15.0 ± 7.1 | 15.0 ± 7.1 | 15.0 ± 7.1 | - | 2 | 25.1, 24.8, 44.1 |" in text
+    assert "| sigmoid | 35.0 ± 7.1 | 35.0 ± 7.1 | 35.0 ± 7.1 | +30.0 +10.0 | 2 |" in text
+    assert "| MLP | - | - | - | - | 0 |" in text
+
+
+def test_fine_shapes_have_holes_and_persons_their_keypoints(fine_shapes, tmp_path):
+    """A ring's hole of radius 0.6 leaves 1 - 0.36 of the circle."""
+    only_ring = {"ring": fine_shapes.FINE_SHAPES["ring"]}
+    scene = paint_scene(np.random.default_rng(0), 200, 200, 1, only_ring, (0.3, 0.3))
+    rows, columns = np.nonzero(scene.masks[0])
+    box_area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    assert scene.masks[0].sum() == pytest.approx(0.64 * np.pi / 4 * box_area, rel=0.03)
+    assert not scene.masks[0][int(rows.mean().round()), int(columns.mean().round())]
+
+    names = fine_shapes.KEYPOINT_NAMES
+    options = {"shapes": fine_shapes.PERSONS, "keypoint_names": names, "image_size": (96, 96)}
+    paths = write_shapes(tmp_path, num_train=12, num_validation=1, **options)
+    records = load_coco(paths.train_json, paths.train_images)
+    assert records.keypoints.names == names and records.keypoints.flip_pairs == ((1, 2), (3, 4))
+    seen = 0
+    for instance in (i for image in records.images for i in image.instances):
+        for x, y, visibility in instance.keypoints:
+            x1, y1, x2, y2 = instance.box
+            if visibility == 2:  # in sight, so within the box of what is in sight
+                seen += 1
+                # COCO's numbers of pixels: the centre of the first is 0.
+                assert x1 <= x + 0.5 <= x2 and y1 <= y + 0.5 <= y2
+    assert seen > 40
