@@ -4,6 +4,7 @@ import keras
 
 from kmaskrcnn.config import MaskRCNNConfig, fit_to_channels
 from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone
+from kmaskrcnn.layers.cascade import RelabelLayer
 from kmaskrcnn.layers.detection import DetectionLayer
 from kmaskrcnn.layers.fpn import FeaturePyramid
 from kmaskrcnn.layers.heads import BoxHead, MaskHead, MLPMaskHead
@@ -82,7 +83,7 @@ def make_roi_layer(c: MaskRCNNConfig, pool_size, name):
     return RoIAlign(pool_size, aligned=c.roi_aligned, **options)
 
 
-def make_box_head(c: MaskRCNNConfig):
+def make_box_head(c: MaskRCNNConfig, name="box_head"):
     """Classes and boxes of regions."""
     return BoxHead(
         c.num_classes,
@@ -93,7 +94,7 @@ def make_box_head(c: MaskRCNNConfig):
         norm=c.head_norm,
         norm_epsilon=c.norm_epsilon,
         class_agnostic=c.class_agnostic_boxes,
-        name="box_head",
+        name=name,
     )
 
 
@@ -168,6 +169,12 @@ def make_detection_targets(c: MaskRCNNConfig):
         box_variance=c.box_variance,
         name="detection_targets",
     )
+
+
+def make_relabel(c: MaskRCNNConfig, name):
+    """What a later stage of a cascade learns from."""
+    options = {"positive_threshold": c.roi_positive_threshold, "box_variance": c.box_variance}
+    return RelabelLayer(c.num_classes, **options, name=name)
 
 
 def make_mask_targets(c: MaskRCNNConfig):

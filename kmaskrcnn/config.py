@@ -95,6 +95,15 @@ class MaskRCNNConfig:
     smooth_l1_beta: float = 1.0 / 9.0
     class_agnostic_boxes: bool = False  # one box a region instead of one a class
 
+    # Cascade R-CNN: box heads one after the other, such as (0.5, 0.6, 0.7): each one's positive threshold. They take
+    # the place of roi_positive_threshold, box_variance and class_agnostic_boxes.
+    cascade_thresholds: tuple[float, ...] = ()
+    cascade_box_variances: tuple[tuple[float, ...], ...] = (  # Detectron2's
+        (0.1, 0.1, 0.2, 0.2),
+        (0.05, 0.05, 0.1, 0.1),
+        (1 / 30, 1 / 30, 1 / 15, 1 / 15),
+    )
+
     # Mask head
     with_mask: bool = True
     mask_head: str = "fcn"  # "mlp": dense layers
@@ -135,6 +144,21 @@ class MaskRCNNConfig:
     def num_classes(self) -> int:
         """How many classes there are, the background not counted."""
         return len(self.class_names)
+
+    @property
+    def box_stages(self) -> dict[str, "MaskRCNNConfig"]:
+        """Each box head as a configuration without cascade, by what the names of its layer and losses end in."""
+        stages = zip(self.cascade_thresholds, self.cascade_box_variances)
+        return {
+            f"_stage{number}" if number > 1 else "": dataclasses.replace(
+                self,
+                roi_positive_threshold=threshold,
+                box_variance=variance,
+                class_agnostic_boxes=True,
+                cascade_thresholds=(),
+            )
+            for number, (threshold, variance) in enumerate(stages, start=1)
+        } or {"": self}
 
     @property
     def mask_size(self) -> int:

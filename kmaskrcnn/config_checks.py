@@ -117,6 +117,17 @@ def check_keypoints(config) -> None:
     require(fits, "keypoint_sigmas", sigmas, f"one number for each of the {count} keypoints")
 
 
+def check_cascade(config) -> None:
+    """Refuse stages of a cascade without a threshold and a variance each."""
+    thresholds, variances = config.cascade_thresholds, config.cascade_box_variances
+    in_range = all(0 <= threshold <= 1 for threshold in thresholds)
+    require(in_range, "cascade_thresholds", thresholds, "numbers from 0 to 1")
+    fits = not thresholds or len(variances) == len(thresholds)
+    accepted = f"four numbers for each of the {len(thresholds)} cascade_thresholds"
+    fits = fits and all(len(variance) == 4 for variance in variances)
+    require(fits, "cascade_box_variances", variances, accepted)
+
+
 def check_ranges(config) -> None:
     """Refuse values with which no model can be built."""
     names = config.class_names
@@ -132,6 +143,7 @@ def check_ranges(config) -> None:
         require_one_of(name, getattr(config, name), accepted)
     check_numbers(config)
     check_keypoints(config)
+    check_cascade(config)
     alone = not (config.class_agnostic_masks and config.mask_activation == "softmax")
     require(alone, "mask_activation", "softmax", "'sigmoid' where masks are class-agnostic")
     for name in ("pixel_mean", "pixel_std"):

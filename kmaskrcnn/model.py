@@ -16,6 +16,7 @@ from keras import ops
 
 from kmaskrcnn import components
 from kmaskrcnn.branches.box import BoxBranch
+from kmaskrcnn.branches.cascade import CascadeBoxBranch
 from kmaskrcnn.branches.keypoint import KeypointBranch
 from kmaskrcnn.branches.mask import MaskBranch
 from kmaskrcnn.config import MaskRCNNConfig, from_dict, to_dict
@@ -84,7 +85,8 @@ class MaskRCNN(keras.Model):
         self.rpn_head = components.make_rpn_head(c)
         self.proposals = components.make_proposals(c)
         self.rpn_targets = components.make_rpn_targets(c)
-        self.box_branch = BoxBranch(c, name="box_branch")
+        box_branch = CascadeBoxBranch if c.cascade_thresholds else BoxBranch
+        self.box_branch = box_branch(c, name="box_branch")
         self.detail_branches = []
         if c.with_mask:
             self.mask_branch = MaskBranch(c, name="mask_branch")

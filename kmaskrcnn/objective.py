@@ -3,13 +3,13 @@
 from kmaskrcnn import losses
 from kmaskrcnn.config import MaskRCNNConfig
 
-LOSSES = ("rpn_class_loss", "rpn_box_loss", "box_class_loss", "box_loss", "mask_loss")
-
 
 def loss_names(config: MaskRCNNConfig) -> list:
     """The names of the losses that a configuration has."""
-    names = [name for name in LOSSES if config.with_mask or name != "mask_loss"]
-    return names + ["keypoint_loss"] * config.with_keypoints
+    names = ["rpn_class_loss", "rpn_box_loss"]
+    for stage in config.box_stages:
+        names += [f"box_class_loss{stage}", f"box_loss{stage}"]
+    return names + ["mask_loss"] * config.with_mask + ["keypoint_loss"] * config.with_keypoints
 
 
 def loss_values(outputs, config: MaskRCNNConfig) -> dict:
@@ -27,9 +27,11 @@ def loss_values(outputs, config: MaskRCNNConfig) -> dict:
         "rpn_box_loss": losses.rpn_box_loss(
             outputs["rpn_deltas"], **drawn, beta=config.smooth_l1_beta
         ),
-        "box_class_loss": losses.box_class_loss(outputs["class_logits"], outputs["region_labels"]),
-        "box_loss": config.box_loss_weight * _box_loss(outputs, config),
     }
+    for stage, head in config.box_stages.items():
+        logits, labels = outputs[f"class_logits{stage}"], outputs[f"region_labels{stage}"]
+        parts[f"box_class_loss{stage}"] = losses.box_class_loss(logits, labels)
+        parts[f"box_loss{stage}"] = config.box_loss_weight * _box_loss(outputs, stage, head)
     if config.with_mask:
         loss = (
             losses.mask_loss
@@ -48,11 +50,13 @@ def loss_values(outputs, config: MaskRCNNConfig) -> dict:
     return parts
 
 
-def _box_loss(outputs, config):
-    deltas = outputs["box_deltas"], outputs["region_labels"], outputs["region_deltas"]
-    if config.box_loss in ("smooth_l1", "l1"):
-        beta = config.smooth_l1_beta if config.box_loss == "smooth_l1" else 0.0
-        return losses.box_loss(*deltas, beta, config.num_classes)
+def _box_loss(outputs, stage, head):
+    """Of one box head: `head` is its configuration, and its outputs' names end in `stage`."""
+    names = ("box_deltas", "region_labels", "region_deltas", "region_rois")
+    *deltas, rois = (outputs[f"{name}{stage}"] for name in names)
+    if head.box_loss in ("smooth_l1", "l1"):
+        beta = head.smooth_l1_beta if head.box_loss == "smooth_l1" else 0.0
+        return losses.box_loss(*deltas, beta, head.num_classes)
     return losses.box_overlap_loss(
-        *deltas, outputs["region_rois"], config.box_variance, config.box_loss, config.num_classes
+        *deltas, rois, head.box_variance, head.box_loss, head.num_classes
     )

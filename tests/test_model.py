@@ -8,7 +8,8 @@ from tiny import batch, tiny_config, tiny_model
 
 from kmaskrcnn.layers.backbones import freeze_backbone
 from kmaskrcnn.model import MaskRCNN
-from kmaskrcnn.objective import LOSSES
+
+LOSSES = ("rpn_class_loss", "rpn_box_loss", "box_class_loss", "box_loss", "mask_loss")
 
 
 def dataset(*batches):

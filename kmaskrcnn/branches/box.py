@@ -52,10 +52,15 @@ class BoxBranch(keras.layers.Layer):
             proposals, **{name: truth[name] for name in ("boxes", "labels", "is_crowd")}
         )
         class_logits, box_deltas = self.head(self.align(features, regions["rois"]))
-        return regions, {
-            "class_logits": class_logits,  # (B * R, K + 1)
-            "box_deltas": box_deltas,  # (B * R, K, 4), or (B * R, 1, 4) for all classes
-            "region_rois": ops.reshape(regions["rois"], (-1, 4)),  # (B * R, 4)
-            "region_labels": ops.reshape(regions["labels"], (-1,)),  # (B * R,)
-            "region_deltas": ops.reshape(regions["deltas"], (-1, 4)),  # (B * R, 4)
-        }
+        return regions, answers_and_targets(class_logits, box_deltas, regions)
+
+
+def answers_and_targets(class_logits, box_deltas, regions, stage=""):
+    """What a box head gives to the train graph's outputs; their names end in `stage`."""
+    return {
+        f"class_logits{stage}": class_logits,  # (B * R, K + 1)
+        f"box_deltas{stage}": box_deltas,  # (B * R, K, 4), or (B * R, 1, 4) for all classes
+        f"region_rois{stage}": ops.reshape(regions["rois"], (-1, 4)),  # (B * R, 4)
+        f"region_labels{stage}": ops.reshape(regions["labels"], (-1,)),  # (B * R,)
+        f"region_deltas{stage}": ops.reshape(regions["deltas"], (-1, 4)),  # (B * R, 4)
+    }

@@ -32,6 +32,46 @@ def ious_with_objects(candidates, boxes, labels, is_crowd):
     return ious, ops.any(covered & (is_crowd & (labels >= 0))[:, None, :], axis=2)
 
 
+def match_regions(candidates, boxes, labels, is_crowd, positive_threshold):
+    """What each candidate region is to its picture: `matches (B, N)` int32 into G, the object that it overlaps most,
+    and `roles (B, N)` int32: 1 object, 0 background, -1 neither: padding, or part of a crowd.
+
+    Args:
+        candidates: `(B, N, 4)`.
+        boxes, labels, is_crowd: ground truth, `(B, G, 4)`, `(B, G)`, `(B, G)`.
+        positive_threshold: IoU from which a region is an object, and under which background.
+    """
+    ious, in_crowd = ious_with_objects(candidates, boxes, labels, is_crowd)
+    matches, roles = match_boxes(ious, positive_threshold, positive_threshold)
+    is_empty = ops.any(candidates[..., 2:] <= candidates[..., :2], axis=-1)
+    return matches, ops.where(is_empty | ((roles == 0) & in_crowd), -1, roles)
+
+
+def answers_of_regions(rois, roles, matches, boxes, labels, num_classes, box_variance):
+    """What a box head should say of regions: see `DetectionTargetLayer`.
+
+    Args:
+        rois: `(B, R, 4)`.
+        roles, matches: `(B, R)`, as `match_regions` gives them.
+        boxes, labels: ground truth, `(B, G, 4)`, `(B, G)`.
+        num_classes: K.
+        box_variance: what the deltas are divided by.
+
+    Returns:
+        Dict of `labels (B, R)`, `deltas (B, R, 4)` and `matches (B, R)`.
+    """
+    is_object = roles == 1
+    deltas = encode_deltas(
+        rois, ops.take_along_axis(boxes, matches[..., None], axis=1), box_variance
+    )
+    classes = ops.take_along_axis(ops.cast(labels, "int32"), matches, axis=1)
+    return {
+        "labels": ops.where(is_object, classes, ops.where(roles == 0, num_classes, -1)),
+        "deltas": ops.where(is_object[..., None], deltas, 0.0),
+        "matches": matches,
+    }
+
+
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
 class RPNTargetLayer(keras.layers.Layer):
     """Draws the anchors that the RPN learns from in one step, and says what it should answer.
@@ -165,10 +205,7 @@ class DetectionTargetLayer(keras.layers.Layer):
 
     def call(self, proposals, boxes, labels, is_crowd):
         candidates = ops.concatenate([proposals, boxes], axis=1)
-        ious, in_crowd = ious_with_objects(candidates, boxes, labels, is_crowd)
-        matches, found = match_boxes(ious, self.positive_threshold, self.positive_threshold)
-        is_padding = ops.all(candidates[..., 2:] <= candidates[..., :2], axis=-1)
-        found = ops.where(is_padding | ((found == 0) & in_crowd), -1, found)
+        matches, found = match_regions(candidates, boxes, labels, is_crowd, self.positive_threshold)
         # Drawn with the candidates first, so that more padding behind them changes no number before it.
         noise = keras.random.uniform(
             (ops.shape(found)[1], ops.shape(found)[0]), seed=self.seed_generator
@@ -178,23 +215,11 @@ class DetectionTargetLayer(keras.layers.Layer):
         )
         rois = ops.take_along_axis(candidates, indices[..., None], axis=1)
         rois = ops.where((drawn >= 0)[..., None], rois, 0.0)
+        matches = ops.take_along_axis(matches, indices, axis=1)
+        of_head = self.num_classes, self.box_variance
         return {
             "rois": rois,
-            **self._answers(
-                rois, drawn, ops.take_along_axis(matches, indices, axis=1), boxes, labels
-            ),
-        }
-
-    def _answers(self, rois, drawn, matches, boxes, labels):
-        """Labels and deltas of the drawn regions."""
-        deltas = encode_deltas(
-            rois, ops.take_along_axis(boxes, matches[..., None], axis=1), self.box_variance
-        )
-        classes = ops.take_along_axis(ops.cast(labels, "int32"), matches, axis=1)
-        return {
-            "labels": ops.where(drawn == 1, classes, ops.where(drawn == 0, self.num_classes, -1)),
-            "deltas": ops.where((drawn == 1)[..., None], deltas, 0.0),
-            "matches": matches,
+            **answers_of_regions(rois, drawn, matches, boxes, labels, *of_head),
         }
 
     def get_config(self):
