@@ -34,12 +34,14 @@ def tiny_config(**changes):
     return MaskRCNNConfig(**{**TINY, **changes})
 
 
-def tiny_backbone():
+def tiny_backbone(norm="frozen_batch_norm"):
     """Five strided convolutions: what a test traces in a second, where a ResNet takes five."""
     images = keras.Input((None, None, 3))
-    features, x = {}, ConvNorm(8, 3, 2, activation="relu", name="stem")(images)
+    options = {"activation": "relu", "norm": norm}
+    stem, filters = (32, 32) if norm == "group_norm" else (8, 16)  # it has 32 groups
+    features, x = {}, ConvNorm(stem, 3, 2, name="stem", **options)(images)
     for stage in ("C2", "C3", "C4", "C5"):
-        x = features[stage] = ConvNorm(16, 3, 2, activation="relu", name=stage)(x)
+        x = features[stage] = ConvNorm(filters, 3, 2, name=stage, **options)(x)
     return keras.Model(images, features, name="tiny_backbone")
 
 

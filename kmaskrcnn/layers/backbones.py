@@ -1,7 +1,8 @@
 """Backbones by name: ResNets of this package and networks of `keras.applications`, one contract.
 
 Every backbone is a `keras.Model` from `(B, H, W, in_channels)` normalised floats to the dict
-`{"C2", "C3", "C4", "C5"}` at strides 4, 8, 16, 32, with free H and W.
+`{"C2", "C3", "C4", "C5"}` at strides 4, 8, 16, 32, with free H and W. For detectors on one level, a
+ResNet may also end with C4, or keep C5 at stride 16.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import dataclasses
 import keras
 
 from kmaskrcnn.layers.convolution import BATCH, FROZEN, FrozenBatchNormalization
-from kmaskrcnn.layers.resnet import STAGES, resnet
+from kmaskrcnn.layers.resnet import STAGES, resnet, resnet_stage5
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
@@ -32,7 +33,13 @@ class Application:
     arguments: dict = dataclasses.field(default_factory=dict)
 
 
-RESNETS = {f"resnet{depth}": depth for depth in (18, 34, 50, 101)}
+# The name of a trunk -> what `resnet` makes it of. 32x4d: 32 groups, 4 channels wide in C2.
+RESNETS = {
+    **{f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101)},
+    "resnext50_32x4d": {"depth": 50, "groups": 32, "width_per_group": 4},
+    "resnext101_32x8d": {"depth": 101, "groups": 32, "width_per_group": 8},
+    "resnext101_64x4d": {"depth": 101, "groups": 64, "width_per_group": 4},
+}
 
 # The last map before each reduction. MobileNetV2 widens to six times the channels before it reduces,
 # so there it is the widened one, as in the TF Object Detection API's FPN. Its strided convolutions and
@@ -78,18 +85,29 @@ APPLICATIONS = {
 
 
 def build_backbone(
-    name, *, norm=FROZEN, norm_epsilon=1e-5, stride_in_1x1=False, in_channels=3, alpha=1.0
+    name,
+    *,
+    norm=FROZEN,
+    norm_epsilon=1e-5,
+    stride_in_1x1=False,
+    in_channels=3,
+    c5_dilation=1,
+    last_stage="C5",
+    alpha=1.0,
 ):
     """Builds a backbone by name, with random weights.
 
     Args:
-        name: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`, `"mobilenet_v2"`,
-            `"efficientnetv2_b0"`, `"efficientnetv2_s"` or `"convnext_tiny"`.
+        name: `"resnet18"`, `"resnet34"`, `"resnet50"`, `"resnet101"`, `"resnext50_32x4d"`,
+            `"resnext101_32x8d"`, `"resnext101_64x4d"`, `"mobilenet_v2"`, `"efficientnetv2_b0"`,
+            `"efficientnetv2_s"` or `"convnext_tiny"`.
         norm: any of `ConvNorm`'s for a ResNet; `"frozen_batch_norm"` or `"batch_norm"` for the others
             (ConvNeXt has layer norms, which it leaves as they are).
         norm_epsilon: ResNets only; the others bring their own.
         stride_in_1x1: ResNets only, see `resnet`.
         in_channels: of the picture.
+        c5_dilation, last_stage: ResNets only, see `resnet`: 2 keeps C5 at stride 16; `"C4"` leaves C5
+            to `build_stage5`.
         alpha: MobileNetV2's width; the model is then named e.g. `mobilenet_v2_0.5`.
 
     Returns:
@@ -107,14 +125,20 @@ def build_backbone(
         raise ValueError(f"alpha={alpha} is for mobilenet_v2; accepted by {name!r} is 1.0.")
     if name in RESNETS:
         return resnet(
-            RESNETS[name],
+            **RESNETS[name],
             stride_in_1x1=stride_in_1x1,
             norm=norm,
             norm_epsilon=norm_epsilon,
             in_channels=in_channels,
+            c5_dilation=c5_dilation,
+            last_stage=last_stage,
+            name=name,
         )
-    if stride_in_1x1:
-        raise ValueError(f"stride_in_1x1=True is for {', '.join(RESNETS)}; {name!r} has no such.")
+    if (stride_in_1x1, c5_dilation, last_stage) != (False, 1, "C5"):
+        raise ValueError(
+            f"stride_in_1x1={stride_in_1x1}, c5_dilation={c5_dilation} and last_stage={last_stage!r} "
+            f"are for {', '.join(RESNETS)}; accepted by {name!r} are False, 1 and 'C5'."
+        )
     row = APPLICATIONS[name]
     arguments = dict(row.arguments)
     if alpha != 1.0:
@@ -122,6 +146,31 @@ def build_backbone(
     function = getattr(keras.applications, row.function)
     return application_backbone(
         function, row.endpoints, norm=norm, in_channels=in_channels, name=name, **arguments
+    )
+
+
+def build_stage5(name, *, norm=FROZEN, norm_epsilon=1e-5, stride_in_1x1=False):
+    """Builds the fifth stage of a ResNet by name, as the head of regions pooled from its C4.
+
+    Args:
+        name, norm, norm_epsilon, stride_in_1x1: of the trunk, see `build_backbone`.
+
+    Returns:
+        A functional `keras.Model`, see `resnet_stage5`.
+
+    Raises:
+        ValueError: for another backbone than a ResNet.
+
+    Example:
+        >>> build_stage5("resnet50")(pooled).shape  # pooled (1000, 14, 14, 1024)
+        (1000, 7, 7, 2048)
+    """
+    if name not in RESNETS:
+        raise ValueError(
+            f"backbone {name!r} has no fifth stage; accepted are {', '.join(RESNETS)}."
+        )
+    return resnet_stage5(
+        **RESNETS[name], stride_in_1x1=stride_in_1x1, norm=norm, norm_epsilon=norm_epsilon
     )
 
 
@@ -231,11 +280,14 @@ def backbone_stages(backbone):
         backbone: of this file's contract.
 
     Returns:
-        Five lists of layers: the stem, then what C2, C3, C4 and C5 each add to the stage before. The
-        stem is all that comes before the second convolution.
+        Five lists of layers: the stem, then what C2, C3, C4 and C5 each add to the stage before, none
+        where the backbone ends earlier. The stem is all that comes before the second convolution.
     """
     seen, stages = set(), []
     for stage in STAGES:
+        if stage not in backbone.output:
+            stages.append([])
+            continue
         upstream = keras.Model(backbone.inputs, backbone.output[stage]).layers
         stages.append([layer for layer in upstream if id(layer) not in seen])
         seen.update(map(id, upstream))

@@ -6,6 +6,8 @@ Names: k kernel size, H and W the input's height and width, C channels, F filter
 import keras
 from keras import ops
 
+from kmaskrcnn.layers.grouped_convolution import grouped_convolution
+
 FROZEN, BATCH, GROUP, SYNC = "frozen_batch_norm", "batch_norm", "group_norm", "sync_batch_norm"
 NORMS = (FROZEN, BATCH, GROUP, SYNC, None)
 
@@ -204,12 +206,12 @@ class ConvNorm(keras.layers.Layer):
             if pad:
                 inputs = ops.pad(inputs, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
             padding = "valid"
-        return ops.conv(
+        return grouped_convolution(
             inputs,
             kernel,
+            self.groups,
             strides=self.strides,
             padding=padding,
-            data_format="channels_last",
             dilation_rate=self.dilation_rate,
         )
 

@@ -9,6 +9,7 @@ from kmaskrcnn.layers.backbones import (
     backbone_normalisation,
     backbone_stages,
     build_backbone,
+    build_stage5,
     freeze_backbone,
 )
 from kmaskrcnn.layers.convolution import FrozenBatchNormalization
@@ -19,6 +20,9 @@ CHANNELS = {
     "resnet34": (64, 128, 256, 512),
     "resnet50": (256, 512, 1024, 2048),
     "resnet101": (256, 512, 1024, 2048),
+    "resnext50_32x4d": (256, 512, 1024, 2048),
+    "resnext101_32x8d": (256, 512, 1024, 2048),
+    "resnext101_64x4d": (256, 512, 1024, 2048),
     "mobilenet_v2": (144, 192, 576, 1280),
     "efficientnetv2_b0": (32, 48, 112, 1280),
     "efficientnetv2_s": (48, 64, 160, 1280),
@@ -26,7 +30,15 @@ CHANNELS = {
 }
 ROUNDED_DOWN = ("mobilenet_v2", "convnext_tiny")
 # test_resnet.py looks at every depth; here one stands for all.
-SLOW = ("resnet34", "resnet50", "resnet101", "efficientnetv2_s")
+SLOW = (
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "efficientnetv2_s",
+)
 NAMES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CHANNELS]
 
 
@@ -145,6 +157,24 @@ def test_freezing_takes_the_first_stages(name):
         assert counts == [0, 5, 10, 15, 19, 20]
 
 
+def test_a_trunk_that_ends_with_c4_has_no_last_stage_to_freeze():
+    backbone = build_backbone("resnet18", last_stage="C4")
+    stages = backbone_stages(backbone)
+    assert [len(stage) > 0 for stage in stages] == [True] * 4 + [False]
+    freeze_backbone(backbone, 2)
+    assert {w.path[:2] for w in backbone.trainable_weights} == {"C4"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
+def test_trunks_for_one_level(name):
+    stage5 = build_stage5(name, stride_in_1x1=True)
+    channels = CHANNELS[name]
+    assert stage5.compute_output_shape((3, 14, 14, channels[2])) == (3, 7, 7, channels[3])
+    dilated = build_backbone(name, c5_dilation=2)
+    outputs = dilated.compute_output_spec(keras.KerasTensor((1, 64, 96, 3)))
+    assert outputs["C4"].shape[1:3] == outputs["C5"].shape[1:3] == (4, 6)
+
+
 def test_a_frozen_stage_of_trainable_norms_stands_still():
     backbone = build_backbone("resnet18", norm="batch_norm")
     freeze_backbone(backbone, 3)
@@ -193,6 +223,11 @@ def first_layers(function, until):
         (lambda: backbone_normalisation("vgg16"), "backbone 'vgg16' is not known"),
         (lambda: build_backbone("resnet18", alpha=0.5), "alpha=0.5 is for mobilenet_v2"),
         (lambda: build_backbone("convnext_tiny", stride_in_1x1=True), "stride_in_1x1=True"),
+        (
+            lambda: build_backbone("mobilenet_v2", last_stage="C4"),
+            "last_stage='C4' are for resnet18",
+        ),
+        (lambda: build_stage5("mobilenet_v2"), "'mobilenet_v2' has no fifth stage"),
         (lambda: build_backbone("mobilenet_v2", norm="group_norm"), "norm='group_norm'"),
         (lambda: application_backbone(None, {"C2": "a"}), r"endpoints has \['C2'\]"),
     ],

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -97,6 +100,59 @@ def test_frozen_batch_normalization_alone_equals_keras():
     batch_norm.set_weights(frozen.get_weights())
     expected = batch_norm(x, training=False)
     np.testing.assert_allclose(frozen(x, training=True), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_group_norm_equals_numpy():
+    """The statistics of each picture and each of 32 groups of channels, over all its cells."""
+    generator = np.random.default_rng(5)
+    x = generator.normal(2, 3, size=(2, 3, 4, 5)).astype("float32")
+    layer = ConvNorm(64, 1, norm="group_norm", norm_epsilon=1e-3)
+    layer.build(x.shape)
+    gamma, beta = generator.normal(size=(2, 64))
+    layer.norm_layer.gamma.assign(gamma)
+    layer.norm_layer.beta.assign(beta)
+    y = (x.astype("float64") @ layer.kernel.numpy()[0, 0]).reshape(2, 12, 32, 2)
+    for picture, group in np.ndindex(2, 32):
+        values = y[picture, :, group]
+        spread = np.sqrt(((values - values.mean()) ** 2).mean() + 1e-3)
+        y[picture, :, group] = (values - values.mean()) / spread
+    expected = y.reshape(2, 3, 4, 64) * gamma + beta
+    for training in (True, False):
+        np.testing.assert_allclose(layer(x, training=training), expected, atol=1e-4)
+
+
+SYNCHRONISED = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from kmaskrcnn.layers.convolution import ConvNorm
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+x = np.random.default_rng(0).normal(3, 2, size=(2, 4, 5, 3)).astype("float32")
+for norm in ("sync_batch_norm", "batch_norm"):
+    with strategy.scope():
+        layer = ConvNorm(2, 1, norm=norm)
+        layer.build(x.shape)
+        layer.kernel.assign(np.reshape([1.0, 0, 0, 1, 0, 0], (1, 1, 3, 2)))
+    parts = strategy.experimental_distribute_values_from_function(
+        lambda replica: tf.constant(x[replica.replica_id_in_sync_group][None]))
+    found = strategy.run(lambda part: layer(part, training=True), args=(parts,))
+    found = np.concatenate([np.array(part) for part in strategy.experimental_local_results(found)])
+    seen = x[..., :2].astype("float64")
+    axes = (0, 1, 2) if norm == "sync_batch_norm" else (1, 2)  # both pictures, or each its own
+    mean, variance = seen.mean(axes, keepdims=True), seen.var(axes, keepdims=True)
+    np.testing.assert_allclose(found, (seen - mean) / np.sqrt(variance + 1e-5), atol=1e-4)
+    print(norm, "agrees")
+"""
+
+
+@pytest.mark.slow
+def test_synchronised_statistics_are_those_of_all_devices():
+    """Two devices with a picture each; they must be set up before TensorFlow starts."""
+    done = subprocess.run([sys.executable, "-c", SYNCHRONISED], capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == [
+        "sync_batch_norm agrees",
+        "batch_norm agrees",
+    ], done.stderr
 
 
 def test_mixed_bfloat16_folds_in_float32():

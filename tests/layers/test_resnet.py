@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from convolution_oracle import convolve, randomise_norm
 
-from kmaskrcnn.layers.resnet import resnet
+from kmaskrcnn.layers.resnet import resnet, resnet_stage5
 
 STRIDES = {"C2": 4, "C3": 8, "C4": 16, "C5": 32}
 
@@ -32,7 +32,8 @@ class Oracle:
             y = np.maximum(conv(f"{name}_conv2", y, second, dilation), 0)
             y = conv(f"{name}_conv3", y)
         else:
-            y = conv(f"{name}_conv2", np.maximum(conv(f"{name}_conv1", x, strides), 0))
+            y = np.maximum(conv(f"{name}_conv1", x, strides, dilation), 0)
+            y = conv(f"{name}_conv2", y, 1, dilation)
         if f"{name}_shortcut" in self.layers:
             shortcut = conv(f"{name}_shortcut", x, strides)
         return np.maximum(y + shortcut, 0)
@@ -61,6 +62,7 @@ class Oracle:
     "depth, blocks, arguments",
     [
         (18, (2, 2, 2, 2), {}),
+        (18, (2, 2, 2, 2), {"c5_dilation": 2}),
         (50, (3, 4, 6, 3), {}),
         (50, (3, 4, 6, 3), {"stride_in_1x1": True, "norm_epsilon": 1e-3}),
         (50, (3, 4, 6, 3), {"c5_dilation": 2}),
@@ -98,6 +100,8 @@ def test_forward_equals_numpy(depth, blocks, arguments):
         (50, {}, 23_508_032),
         pytest.param(101, {}, 42_500_160, marks=pytest.mark.slow),
         (50, {"groups": 32, "width_per_group": 4}, 22_979_904),
+        pytest.param(101, {"groups": 32, "width_per_group": 8}, 86_742_336, marks=pytest.mark.slow),
+        pytest.param(101, {"groups": 64, "width_per_group": 4}, 81_406_272, marks=pytest.mark.slow),
     ],
 )
 def test_parameters_as_published(depth, arguments, published):
@@ -127,6 +131,57 @@ def test_dilated_c5_keeps_stride_16():
     assert outputs["C5"].shape == (1, 4, 6, 2048)
 
 
+@pytest.mark.parametrize("depth, channels", [(18, 256), (50, 1024)])
+def test_the_fifth_stage_alone_is_that_of_the_trunk(depth, channels):
+    """For a region of 5 cells, an odd number; the loops run the same blocks."""
+    arguments = {"stride_in_1x1": True, "norm_epsilon": 1e-3}
+    model = resnet_stage5(depth, **arguments)
+    trunk = {w.path: w.shape for w in resnet(depth, **arguments).weights}
+    assert {w.path: w.shape for w in model.weights}.items() <= trunk.items()
+    assert len(model.weights) == sum(path.startswith("C5_") for path in trunk)
+    generator = np.random.default_rng(depth)
+    for layer in model.layers:
+        if hasattr(layer, "norm_layer"):
+            randomise_norm(layer.norm_layer, generator)
+    pooled = generator.normal(size=(1, 5, 5, channels)).astype("float32")
+    oracle, found = Oracle(model, **{"stride_in_1x1": True, "epsilon": 1e-3}), model(pooled)
+    assert found.shape == (1, 3, 3, 2 * channels)
+    for region, value in zip(pooled, found):
+        x = region.astype("float64")
+        for number in range(1, 3 if depth == 18 else 4):
+            x = oracle.block(f"C5_block{number}", x, 2 if number == 1 else 1, 1)
+        np.testing.assert_allclose(value, x, rtol=0, atol=1e-5 * x.max())
+
+
+def test_a_trunk_may_end_with_c4():
+    whole, short = resnet(18), resnet(18, last_stage="C4")
+    values = {w.path: w for w in whole.weights}
+    assert {path for path in values if not path.startswith("C5")} == {w.path for w in short.weights}
+    for weight in short.weights:
+        weight.assign(values[weight.path])
+    images = np.random.default_rng(0).normal(size=(1, 32, 64, 3)).astype("float32")
+    found, expected = short(images), whole(images)
+    assert list(found) == ["C2", "C3", "C4"]
+    np.testing.assert_array_equal(found["C4"], expected["C4"])
+
+
+def test_a_grouped_trunk_trains():
+    """Each kernel of each group gets a gradient, on a CPU too."""
+    import tensorflow as tf
+
+    model = resnet(50, groups=32, width_per_group=4)
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        total = sum(tf.reduce_mean(feature**2) for feature in model(images, training=True).values())
+    for weight, gradient in zip(
+        model.trainable_weights,
+        tape.gradient(total, [weight.value for weight in model.trainable_weights]),
+    ):
+        assert (
+            np.abs(gradient).max((0, 1, 2)).min() >= 0 and np.abs(gradient).max() > 0
+        ), weight.path
+
+
 def test_saves_and_loads(tmp_path):
     model = resnet(18, norm="group_norm", in_channels=4, name="trunk")
     images = np.random.default_rng(0).normal(size=(1, 32, 64, 4)).astype("float32")
@@ -151,7 +206,7 @@ def test_frozen_norm_is_the_same_in_training():
     [
         ({"depth": 19}, "depth=19 is not known; accepted are 18, 34, 50, 101"),
         ({"depth": 34, "groups": 2}, "groups=2.*depth=34 has basic blocks"),
-        ({"depth": 18, "c5_dilation": 2}, "c5_dilation=2"),
+        ({"depth": 50, "last_stage": "C6"}, "last_stage='C6'; accepted are C2, C3, C4, C5"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
