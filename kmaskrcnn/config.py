@@ -11,8 +11,8 @@ import yaml
 
 from kmaskrcnn.config_checks import (
     ConfigError,
-    check_numbers,
     check_ranges,
+    check_training,
     check_types,
     nearest,
     require,
@@ -202,8 +202,11 @@ class TrainingConfig:
     epochs: int = 12
     optimizer: str = "sgd"  # or "adamw"
     learning_rate: float = 0.02
+    base_batch_size: int | None = None  # pictures an update that the rate is for; None: any number
     momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-4  # not of biases and norms
+    layer_decay: float | None = None  # of "adamw": the rate of a backbone's stage in the next one's
+    ema_momentum: float | None = None  # evaluate and keep an average of the weights, such as 0.999
     schedule: str = "step"
     warmup_steps: int = 500
     gradient_clip_norm: float | None = None
@@ -216,25 +219,7 @@ class TrainingConfig:
 
     def __post_init__(self):
         check_types(self)
-        check_numbers(self, "training.")
-        for name in ("epochs", "evaluate_every"):
-            require(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
-        steps = self.gradient_accumulation_steps
-        name = "training.gradient_accumulation_steps"
-        require(steps is None or steps >= 1, name, steps, "at least 1, or null")
-        for name in ("warmup_steps", "seed"):
-            require(getattr(self, name) >= 0, f"training.{name}", getattr(self, name), "0 or more")
-        require(self.momentum < 1, "training.momentum", self.momentum, "less than 1")
-        require(
-            0 <= self.trainable_stages <= 5,
-            "training.trainable_stages",
-            self.trainable_stages,
-            "0 to 5",
-        )
-        require_one_of("training.optimizer", self.optimizer, ("sgd", "adamw"))
-        require_one_of("training.schedule", self.schedule, ("step", "cosine", "constant"))
-        policies = (None, "mixed_bfloat16", "mixed_float16")
-        require_one_of("training.mixed_precision", self.mixed_precision, policies)
+        check_training(self)
 
 
 @dataclasses.dataclass(frozen=True)

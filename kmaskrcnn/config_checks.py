@@ -158,3 +158,28 @@ def check_ranges(config) -> None:
             lowest = 0 if field.name.endswith(("_convs", "sampling_ratio")) else 1
             require(value >= lowest, field.name, value, f"{lowest} or more")
     check_sampling(config)
+
+
+def check_training(config) -> None:
+    """Refuse values with which nothing can be trained."""
+    check_numbers(config, "training.")
+    for name in ("epochs", "evaluate_every"):
+        value = getattr(config, name)
+        require(value >= 1, f"training.{name}", value, "at least 1")
+    for name in ("gradient_accumulation_steps", "base_batch_size"):
+        value = getattr(config, name)
+        require(value is None or value >= 1, f"training.{name}", value, "at least 1, or null")
+    for name in ("warmup_steps", "seed"):
+        require(getattr(config, name) >= 0, f"training.{name}", getattr(config, name), "0 or more")
+    require(config.momentum < 1, "training.momentum", config.momentum, "less than 1")
+    stages = config.trainable_stages
+    require(0 <= stages <= 5, "training.trainable_stages", stages, "0 to 5")
+    require_one_of("training.optimizer", config.optimizer, ("sgd", "adamw"))
+    require_one_of("training.schedule", config.schedule, ("step", "cosine", "constant"))
+    policies = (None, "mixed_bfloat16", "mixed_float16")
+    require_one_of("training.mixed_precision", config.mixed_precision, policies)
+    decay, momentum = config.layer_decay, config.ema_momentum
+    holds = decay is None or (0 < decay <= 1 and config.optimizer == "adamw")
+    require(holds, "training.layer_decay", decay, "null, or above 0 up to 1 with optimizer adamw")
+    holds = momentum is None or 0 <= momentum < 1
+    require(holds, "training.ema_momentum", momentum, "null, or 0 up to, but not, 1")

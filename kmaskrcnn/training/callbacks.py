@@ -63,3 +63,33 @@ class CocoEvaluation(keras.callbacks.Callback):
             for name, value in numbers.items()
             if name != "per_class" and value is not None
         }
+
+
+class AverageWeights(keras.callbacks.Callback):
+    """Between epochs, the model holds the averages that its optimizer (`use_ema=True`) keeps of the weights.
+
+    What comes later in the list of callbacks evaluates and saves the averages; what must keep the
+    weights themselves, such as `BackupAndRestore`, comes before. Training goes on with the weights,
+    and `fit` ends with the averages. Keras's `SwapEMAWeights` puts the weights where the averages
+    were, so that a training which another callback stops loses the averages.
+
+    Example:
+        >>> model.compile(keras.optimizers.AdamW(1e-4, use_ema=True, ema_momentum=0.999))
+        >>> model.fit(train, callbacks=[AverageWeights(), CocoEvaluation(validation, records)])
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._weights = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        variables = self.model.trainable_variables
+        self._weights = [variable.numpy() for variable in variables]
+        self.model.optimizer.finalize_variable_values(variables)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for variable, weight in zip(self.model.trainable_variables, self._weights or ()):
+            variable.assign(weight)
+
+    def on_train_end(self, logs=None):
+        self._weights = None  # another training begins with the averages

@@ -1,4 +1,4 @@
-"""Learning rates and optimizers of the recipes that detectors are trained with."""
+"""Learning rates of the recipes that detectors are trained with."""
 
 import math
 
@@ -49,31 +49,3 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self):
         names = ("learning_rate", "total_steps", "warmup_steps", "kind")
         return {name: getattr(self, name) for name in names}
-
-
-def make_optimizer(config, steps_per_epoch: int):
-    """The optimizer of a `TrainingConfig`.
-
-    Weight decay is decoupled from the gradient, as Keras does it, and spares biases and
-    normalisations.
-
-    Args:
-        config: `TrainingConfig`.
-        steps_per_epoch: batches an epoch.
-    """
-    accumulate = config.gradient_accumulation_steps
-    # Keras asks the schedule by batches seen, also where several batches make one update.
-    batches = max(1, config.epochs * steps_per_epoch)
-    warmup = min(config.warmup_steps * (accumulate or 1), batches // 2)
-    common = {
-        "learning_rate": WarmupSchedule(config.learning_rate, batches, warmup, config.schedule),
-        "weight_decay": config.weight_decay,
-        "global_clipnorm": config.gradient_clip_norm,
-        "gradient_accumulation_steps": accumulate,
-    }
-    if config.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=config.momentum, **common)
-    else:
-        optimizer = keras.optimizers.AdamW(**common)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer

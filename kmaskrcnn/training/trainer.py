@@ -15,8 +15,8 @@ from kmaskrcnn.data.records import CocoDataset
 from kmaskrcnn.layers.backbones import freeze_backbone
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.serving.predictor import Predictor
-from kmaskrcnn.training.callbacks import CocoEvaluation
-from kmaskrcnn.training.schedules import make_optimizer
+from kmaskrcnn.training.callbacks import AverageWeights, CocoEvaluation
+from kmaskrcnn.training.optimizers import make_optimizer
 from kmaskrcnn.visualize import draw_detections, plot_history
 from kmaskrcnn.weights.backbones import load_backbone_weights
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4, verbose="auto"):
     """Train a model as a recipe says, and write down all that one wants to know of it.
 
-    Writes into `output`: `model.keras` (the last epoch's weights), `recipe.yaml`, `metrics.json`
+    Writes into `output`: `model.keras` (the last epoch's weights, or their averages), `recipe.yaml`, `metrics.json`
     (AP of boxes and masks), `history.csv` (losses and AP by epoch), `history.png` and drawn
     `pictures/`.
 
@@ -59,18 +59,19 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
     train_dataset = recipe_dataset(recipe, train_records, training=True)
     validation_dataset = recipe_dataset(recipe, validation_records, training=False)
     model = build_model(recipe)
-    model.compile(optimizer=make_optimizer(recipe.training, int(train_dataset.cardinality())))
+    model.compile(optimizer=make_optimizer(recipe, model, int(train_dataset.cardinality())))
     evaluation = CocoEvaluation(
         validation_dataset,
         validation_records,
         every=recipe.training.evaluate_every,
         sigmas=recipe.model.keypoint_sigmas,
     )
+    averages = [] if recipe.training.ema_momentum is None else [AverageWeights()]
     history = keras.callbacks.CSVLogger(str(output / "history.csv"))
     model.fit(
         train_dataset,
         epochs=recipe.training.epochs,
-        callbacks=[evaluation, history],
+        callbacks=[*averages, evaluation, history],
         shuffle=False,  # the dataset shuffles itself
         verbose=verbose,
     )
