@@ -193,6 +193,45 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AugmentationConfig:
+    """What training may do to pictures beside the mirror of `DataConfig.flip`; by default nothing.
+
+    See `data/augmentation.py`; `kmaskrcnn inspect --augmented` draws it.
+    """
+
+    min_sizes: tuple[int, ...] = ()  # multi-scale: one of these instead of the model's `min_size`
+    scale_jitter: tuple[float, ...] = (1.0, 1.0)  # then this factor, and a crop: (0.1, 2.0) is LSJ
+    rotation: float = 0.0  # degrees, either way
+    brightness: float = 0.0  # factors 1 - x ... 1 + x
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # of a turn of the colour wheel, either way
+    cutout: int = 0  # rectangles covered, at most
+    copy_paste: float = 0.0  # probability of another picture's objects
+
+    def __post_init__(self):
+        check_types(self)
+        check_numbers(self, "augmentation.")
+        sizes = self.min_sizes
+        require(
+            all(size >= 1 for size in sizes), "augmentation.min_sizes", sizes, "lengths of pixels"
+        )
+        jitter = self.scale_jitter
+        fits = len(jitter) == 2 and 0 < jitter[0] <= jitter[1]
+        require(fits, "augmentation.scale_jitter", jitter, "a least and a greatest factor")
+        for name in ("brightness", "contrast", "saturation", "copy_paste"):
+            value = getattr(self, name)
+            require(value <= 1, f"augmentation.{name}", value, "0 to 1")
+        require(self.hue <= 0.5, "augmentation.hue", self.hue, "0 to 0.5")
+        require(self.cutout >= 0, "augmentation.cutout", self.cutout, "0 or more")
+
+    @property
+    def is_none(self) -> bool:
+        """Whether pictures are left as they are."""
+        return self == AugmentationConfig()
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """How long, how fast and from what weights a model trains.
 
@@ -224,10 +263,11 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One YAML file in `configs/`: a model, its data and its training."""
+    """One YAML file in `configs/`: a model, its data, what is done to the pictures, and its training."""
 
     model: MaskRCNNConfig = dataclasses.field(default_factory=MaskRCNNConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 

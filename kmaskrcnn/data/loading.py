@@ -31,7 +31,7 @@ class BatchLoader:
 
     Call arguments:
         indices: `(B,)` ints into `images`.
-        flips: `(B,)` bool, which pictures are mirrored left to right.
+        flips: `(B,)`, 1 where a picture is mirrored left to right, else 0.
 
     Returns:
         Dictionary of NumPy arrays, inputs and targets together, as `make_dataset` documents them.
@@ -123,6 +123,53 @@ class BatchLoader:
             ids = [record.image_id for record in records]
             logger.warning("no keypoint is visible in the batch of pictures %s: its loss is 0", ids)
         return keypoints
+
+
+class AugmentedLoader:
+    """A `BatchLoader` whose pictures and objects are augmented first.
+
+    Args:
+        loader: `BatchLoader`, for the shapes and names of a batch.
+        augmentation: `Augmentation`; it gives pictures of the network's size.
+
+    Call arguments:
+        indices: `(B,)` ints into the loader's images.
+        seeds: `(B,)` ints, one for all that is drawn for a picture.
+
+    Returns:
+        As `BatchLoader`.
+    """
+
+    def __init__(self, loader, augmentation):
+        self.loader, self.augmentation, self.dtype = loader, augmentation, loader.dtype
+
+    def __call__(self, indices, seeds):
+        augmented = [self._augment(*drawn) for drawn in zip(indices, seeds)]
+        records = [record for _, record in augmented]
+        sizes = [(record.height, record.width) for record in records]
+        originals = [self.loader.images[i] for i in indices]
+        height, width = (padded_length(s, self.loader.divisor) for s in np.max(sizes, axis=0))
+        images = np.zeros((len(records), height, width, 3), self.dtype)
+        for image, (pixels, record) in zip(images, augmented):
+            image[: record.height, : record.width] = pixels
+        return {
+            "images": images,
+            "image_sizes": np.array(sizes, np.int32),
+            **self.loader.load_objects(records, sizes, np.zeros(len(records), bool)),
+            "image_ids": np.array([record.image_id for record in records], np.int64),
+            "original_sizes": np.array([(r.height, r.width) for r in originals], np.int32),
+        }
+
+    def _augment(self, index, seed):
+        generator = np.random.default_rng(seed)
+        images = self.loader.images
+
+        def other():
+            record = images[generator.integers(len(images))]
+            return _read_named(record), record
+
+        record = images[index]
+        return self.augmentation(_read_named(record), record, generator, other)
 
 
 def _resized_keypoints(keypoints, scale):

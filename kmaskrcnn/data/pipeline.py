@@ -1,7 +1,7 @@
 """Records -> `tf.data` of `(inputs, targets)` in the contract's tensors.
 
-    plan (which pictures, which flipped)    all randomness, from (seed, epoch)
-        -> load: decode, flip, resize into the padded batch, rasterise masks    pure, in parallel
+    plan (which pictures, and a draw for each)    all randomness, from (seed, epoch)
+        -> load: decode, flip or augment, resize into the padded batch, rasterise masks    pure, in parallel
         -> prefetch
 
 Shapes: B pictures, H x W the padded batch, G objects (the most in the batch, at least 1), M mask size.
@@ -12,9 +12,10 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
+from kmaskrcnn.data.augmentation import Augmentation
 from kmaskrcnn.data.batching import plan_batches
 from kmaskrcnn.data.faults import DatasetError, Fault
-from kmaskrcnn.data.loading import BatchLoader
+from kmaskrcnn.data.loading import AugmentedLoader, BatchLoader
 from kmaskrcnn.geometry.resizing import padded_length, resize_shape
 
 INPUTS = ("images", "image_sizes")
@@ -36,6 +37,7 @@ def make_dataset(
     mask_size=112,
     with_keypoints=False,
     keypoint_flip_pairs=None,
+    augmentation=None,
     repeat=False,
     drop_remainder=False,
 ):
@@ -63,6 +65,7 @@ def make_dataset(
         with_keypoints: bool, whether targets have `keypoints`.
         keypoint_flip_pairs: pairs of keypoints that a flip swaps; by default those of the records,
             whose names differ by left and right.
+        augmentation: `AugmentationConfig`, what else may happen to the pictures; `None` for nothing.
         repeat: bool, go on with the next epoch forever.
         drop_remainder: bool, leave out a batch that is not full and make B static.
 
@@ -111,7 +114,6 @@ def make_dataset(
     flip_pairs = flip_pairs if keypoint_flip_pairs is None else keypoint_flip_pairs
     sides = [(r.height, r.width) for r in records.images]
     sizes = [resize_shape(*side, min_size, max_size, resize_rule) for side in sides]
-    plan = _Plan(sizes, batch_size, size_divisor, flip, shuffle, seed, drop_remainder)
     mask_size = mask_size if with_masks else None
     loader = BatchLoader(
         records.images,
@@ -122,6 +124,11 @@ def make_dataset(
         tuple(flip_pairs),
         resize_rule,
     )
+    if augmentation is not None and not augmentation.is_none:
+        options = (min_size, max_size, flip, flip_pairs, resize_rule)
+        loader = AugmentedLoader(loader, Augmentation(augmentation, *options))
+        flip = None
+    plan = _Plan(sizes, batch_size, size_divisor, flip, shuffle, seed, drop_remainder)
     specs = _batch_specs(
         batch_size if drop_remainder else None, mask_size, num_keypoints, loader.dtype
     )
@@ -182,7 +189,10 @@ def _checked_num_keypoints(records):
 
 
 class _Plan:
-    """Each epoch's batches: picture indices and flips. Whoever asks next gets the next epoch."""
+    """Each epoch's batches: picture indices and draws. Whoever asks next gets the next epoch.
+
+    A picture's draw is 1 where it is flipped and 0 elsewhere; the seed of its augmentation where `flip` is `None`.
+    """
 
     def __init__(self, sizes, batch_size, divisor, flip, shuffle, seed, drop_remainder):
         self.shapes = [[padded_length(side, divisor) for side in size] for size in sizes]
@@ -191,26 +201,26 @@ class _Plan:
         self.epochs = itertools.count()
 
     def next_epoch(self, _):
-        """The epoch's pictures in order `(N,)`, which of them are flipped, and where each batch ends."""
-        order, flips, ends = tf.numpy_function(self._draw, [], [tf.int64, tf.bool, tf.int64])
-        return (
-            tf.ensure_shape(order, [None]),
-            tf.ensure_shape(flips, [None]),
-            tf.ensure_shape(ends, [None]),
-        )
+        """The epoch's pictures in order `(N,)`, their draws `(N,)`, and where each batch ends."""
+        drawn = tf.numpy_function(self._draw, [], [tf.int64] * 3)
+        return tuple(tf.ensure_shape(x, [None]) for x in drawn)
 
-    def batches(self, order, flips, ends):
-        """A dataset of `(indices, flips)`, both `(B,)`."""
+    def batches(self, order, draws, ends):
+        """A dataset of `(indices, draws)`, both `(B,)`."""
         bounds = tf.data.Dataset.from_tensor_slices((tf.concat([[0], ends[:-1]], 0), ends))
-        return bounds.map(lambda start, end: (order[start:end], flips[start:end]))
+        return bounds.map(lambda start, end: (order[start:end], draws[start:end]))
 
     def _draw(self):
         generator = np.random.default_rng([self.seed, next(self.epochs)])
-        flips = generator.random(len(self.shapes)) < self.flip
+        count = len(self.shapes)
+        if self.flip is None:
+            draws = generator.integers(np.iinfo(np.int64).max, size=count)
+        else:
+            draws = (generator.random(count) < self.flip).astype(np.int64)
         shuffler = generator if self.shuffle else None
         batches = plan_batches(self.shapes, self.batch_size, shuffler, self.drop_remainder)
         order = np.concatenate(batches)
-        return order, flips[order], np.cumsum([len(batch) for batch in batches])
+        return order, draws[order], np.cumsum([len(batch) for batch in batches])
 
 
 def _batch_specs(batch, mask_size, num_keypoints, dtype):
@@ -234,13 +244,13 @@ def _batch_specs(batch, mask_size, num_keypoints, dtype):
 def _graph_loader(loader, specs):
     """The loader as a function of tensors whose outputs have static ranks."""
 
-    def in_order(indices, flips):
-        batch = loader(indices, flips)
+    def in_order(indices, draws):
+        batch = loader(indices, draws)
         return [batch[name] for name in specs]
 
-    def load(indices, flips):
+    def load(indices, draws):
         types = [spec.dtype for spec in specs.values()]
-        batch = dict(zip(specs, tf.numpy_function(in_order, [indices, flips], types)))
+        batch = dict(zip(specs, tf.numpy_function(in_order, [indices, draws], types)))
         for name, spec in specs.items():
             batch[name].set_shape(spec.shape)
         return (

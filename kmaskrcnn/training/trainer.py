@@ -122,6 +122,7 @@ def recipe_dataset(recipe: Recipe, records: CocoDataset, training: bool):
         with_masks=recipe.model.with_mask,
         with_keypoints=recipe.model.with_keypoints,
         keypoint_flip_pairs=recipe.model.keypoint_flip_pairs,
+        augmentation=recipe.augmentation if training else None,
     )
 
 
