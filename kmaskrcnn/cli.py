@@ -153,6 +153,12 @@ def make_parser() -> argparse.ArgumentParser:
     inspect.add_argument("images", metavar="IMAGES")
     add_format(inspect)
     inspect.add_argument("--json", metavar="FILE", help="write the report there")
+    inspect.add_argument(
+        "--augmented",
+        nargs=2,
+        metavar=("RECIPE.yaml", "SHEET.png"),
+        help="draw pictures as this recipe's augmentation changes them",
+    )
 
     kernels = command(run_build_kernels, "compile a faster RoIAlign for this machine, once")
     kernels.add_argument(
@@ -312,8 +318,24 @@ def run_inspect(options):
     show(report.to_text())
     if options.json:
         write_json(options.json, report.to_dict())
+    if options.augmented:
+        draw_sheet(options)
     if report.faults:
         raise ValueError(f"{len(report.faults)} faults in {options.json_path}")
+
+
+def draw_sheet(options):
+    """Draw a dataset's pictures as training with a recipe will see them."""
+    from kmaskrcnn.config import load_yaml
+    from kmaskrcnn.data.formats import load_dataset
+    from kmaskrcnn.data.pictures import write_picture
+    from kmaskrcnn.training.previews import draw_augmented
+
+    recipe, sheet = options.augmented
+    source = options.json_path, options.images
+    records = load_dataset(*source, format=options.format, on_error="skip")
+    write_picture(sheet, draw_augmented(load_yaml(recipe), records))
+    show(f"{sheet} drawn")
 
 
 def run_build_kernels(options):
