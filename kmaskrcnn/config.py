@@ -11,13 +11,29 @@ import yaml
 
 from kmaskrcnn.config_checks import (
     ConfigError,
+    check_augmentation,
     check_ranges,
     check_training,
     check_types,
-    nearest,
     require,
     require_one_of,
 )
+from kmaskrcnn.config_dicts import from_dict, full_key, to_dict
+
+__all__ = [
+    "AugmentationConfig",
+    "ConfigError",
+    "DataConfig",
+    "MaskRCNNConfig",
+    "Recipe",
+    "TrainingConfig",
+    "fit_to_channels",
+    "from_dict",
+    "load_yaml",
+    "override",
+    "save_yaml",
+    "to_dict",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,19 +227,7 @@ class AugmentationConfig:
 
     def __post_init__(self):
         check_types(self)
-        check_numbers(self, "augmentation.")
-        sizes = self.min_sizes
-        require(
-            all(size >= 1 for size in sizes), "augmentation.min_sizes", sizes, "lengths of pixels"
-        )
-        jitter = self.scale_jitter
-        fits = len(jitter) == 2 and 0 < jitter[0] <= jitter[1]
-        require(fits, "augmentation.scale_jitter", jitter, "a least and a greatest factor")
-        for name in ("brightness", "contrast", "saturation", "copy_paste"):
-            value = getattr(self, name)
-            require(value <= 1, f"augmentation.{name}", value, "0 to 1")
-        require(self.hue <= 0.5, "augmentation.hue", self.hue, "0 to 0.5")
-        require(self.cutout >= 0, "augmentation.cutout", self.cutout, "0 or more")
+        check_augmentation(self)
 
     @property
     def is_none(self) -> bool:
@@ -272,56 +276,7 @@ class Recipe:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# To and from dictionaries and YAML
-
-
-def to_dict(config) -> dict:
-    """Turn a configuration into plain dictionaries, lists and numbers."""
-
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    return plain(dataclasses.asdict(config))
-
-
-def from_dict(cls: type, values: dict, where: str = ""):
-    """Build the configuration `cls` from a dictionary; keys that are left out keep their defaults.
-
-    Args:
-        cls: `Recipe` or one of its parts.
-        values: the dictionary, as `to_dict` gives or YAML reads.
-        where: the dotted path of `cls` within the file, for error messages.
-
-    Raises:
-        ConfigError: on a key that `cls` does not have, or a value of the wrong type or range.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where or 'configuration'}: expected keys and values, got {values!r}")
-    fields = typing.get_type_hints(cls)
-    read = {}
-    for key, value in values.items():
-        path = f"{where}.{key}" if where else str(key)
-        if key not in fields:
-            raise ConfigError(f"unknown key {path!r}{nearest(str(key), fields)}")
-        if dataclasses.is_dataclass(fields[key]):
-            value = from_dict(fields[key], value, path)
-        read[key] = _tuples(_number(value) if fields[key] in (float, float | None) else value)
-    return cls(**read)
-
-
-def _number(value):
-    """YAML takes `1e-4`, which lacks a dot, for text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _tuples(value):
-    """Lists, of lists too, as tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+# YAML
 
 
 def load_yaml(path: str | Path, cls: type = Recipe):
@@ -358,16 +313,6 @@ def override(recipe: Recipe, assignments: typing.Iterable[str]) -> Recipe:
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {assignment!r}: the value is not YAML: {error}") from error
     return from_dict(Recipe, values)
-
-
-def full_key(key: str, values: dict) -> str:
-    """Complete `epochs` to `training.epochs`."""
-    known = [f"{part}.{name}" for part, names in values.items() for name in names]
-    matches = [path for path in known if key in (path, path.partition(".")[2])]
-    if len(matches) != 1:
-        hint = f"; it could be {' or '.join(matches)}" if matches else nearest(key, known)
-        raise ConfigError(f"unknown key {key!r}{hint}")
-    return matches[0]
 
 
 def fit_to_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

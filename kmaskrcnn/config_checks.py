@@ -183,3 +183,18 @@ def check_training(config) -> None:
     require(holds, "training.layer_decay", decay, "null, or above 0 up to 1 with optimizer adamw")
     holds = momentum is None or 0 <= momentum < 1
     require(holds, "training.ema_momentum", momentum, "null, or 0 up to, but not, 1")
+
+
+def check_augmentation(config) -> None:
+    """Refuse augmentations that make no sense."""
+    check_numbers(config, "augmentation.")
+    sizes, jitter = config.min_sizes, config.scale_jitter
+    known = all(size >= 1 for size in sizes)
+    require(known, "augmentation.min_sizes", sizes, "lengths of one pixel or more")
+    fits = len(jitter) == 2 and 0 < jitter[0] <= jitter[1]
+    require(fits, "augmentation.scale_jitter", jitter, "a least and a greatest factor")
+    most = {"brightness": 1, "contrast": 1, "saturation": 1, "copy_paste": 1, "hue": 0.5}
+    for name, limit in most.items():
+        value = getattr(config, name)
+        require(value <= limit, f"augmentation.{name}", value, f"0 to {limit}")
+    require(config.cutout >= 0, "augmentation.cutout", config.cutout, "0 or more")

@@ -31,6 +31,7 @@ FLOORS = {
     "coco_format": 1,
     "config": 1,
     "config_checks": 0,
+    "config_dicts": 0.5,
     "losses": 1,
     "detections": 1,
     "geometry": 0,
