@@ -30,7 +30,7 @@ from kmaskrcnn.data.shapes import write_shapes
 from kmaskrcnn.evaluation import evaluate_model
 from kmaskrcnn.layers.backbones import freeze_backbone
 from kmaskrcnn.model import MaskRCNN
-from kmaskrcnn.training.schedules import make_optimizer
+from kmaskrcnn.training.optimizers import make_optimizer
 from kmaskrcnn.training.trainer import name_classes, recipe_dataset
 from kmaskrcnn.weights.backbones import load_backbone_weights
 
@@ -66,7 +66,7 @@ def train_and_evaluate(variant, seed, train_data, validation_data):
     recipe = dataclasses.replace(recipe, model=name_classes(recipe.model, records))
     dataset = recipe_dataset(recipe, records, training=True)
     model = build(recipe, variant.level)
-    model.compile(optimizer=make_optimizer(recipe.training, int(dataset.cardinality())))
+    model.compile(optimizer=make_optimizer(recipe, model, int(dataset.cardinality())))
     history = model.fit(dataset, epochs=recipe.training.epochs, shuffle=False, verbose=2).history
     metrics = evaluate_model(
         model, recipe_dataset(recipe, held_out, training=False), held_out, progress=False
