@@ -12,6 +12,7 @@ from kmaskrcnn.layers.keypoint_head import KeypointHead
 from kmaskrcnn.layers.mask_targets import MaskTargetLayer
 from kmaskrcnn.layers.normalizer import ImageNormalizer
 from kmaskrcnn.layers.roi_align import RoIAlign
+from kmaskrcnn.layers.roi_crop import RoICrop
 from kmaskrcnn.layers.roi_pool import RoIPool, RoIWarp
 from kmaskrcnn.layers.rpn import AnchorGenerator, ProposalLayer, RPNHead
 from kmaskrcnn.layers.targets import DetectionTargetLayer, RPNTargetLayer
@@ -24,7 +25,9 @@ def make_normalizer(c: MaskRCNNConfig):
     )
     fixed_shapes = c.portable or keras.backend.backend() != "tensorflow"
     divisor = None if fixed_shapes else c.size_divisor
-    return ImageNormalizer(c.pixel_mean or mean, c.pixel_std or std, divisor, name="normalizer")
+    return ImageNormalizer(
+        c.pixel_mean or mean, c.pixel_std or std, divisor, c.padding, name="normalizer"
+    )
 
 
 def make_backbone(c: MaskRCNNConfig):
@@ -32,6 +35,7 @@ def make_backbone(c: MaskRCNNConfig):
     return build_backbone(
         c.backbone,
         stride_in_1x1=c.stride_in_1x1,
+        stem_pool=c.stem_pool,
         in_channels=c.in_channels,
         norm=c.norm,
         norm_epsilon=c.norm_epsilon,
@@ -50,7 +54,8 @@ def make_anchors(c: MaskRCNNConfig):
 
 def make_rpn_head(c: MaskRCNNConfig):
     """One head for all levels."""
-    return RPNHead(len(c.anchor_aspect_ratios), c.fpn_channels, c.rpn_convs, name="rpn_head")
+    channels = c.rpn_channels or c.fpn_channels
+    return RPNHead(len(c.anchor_aspect_ratios), channels, c.rpn_convs, name="rpn_head")
 
 
 def make_proposals(c: MaskRCNNConfig):
@@ -63,6 +68,8 @@ def make_proposals(c: MaskRCNNConfig):
         nms_threshold=c.rpn_nms_threshold,
         min_box_size=c.rpn_min_box_size,
         box_variance=c.rpn_box_variance,
+        box_rule=c.box_rule,
+        joint_levels=c.rpn_joint_levels,
         portable=c.portable,
         name="proposals",
     )
@@ -72,12 +79,10 @@ def make_roi_layer(c: MaskRCNNConfig, pool_size, name):
     """RoIAlign, or what the paper compares it with."""
     if c.roi_pooling == "pool":
         return RoIPool(pool_size, name=name)
-    options = {
-        "sampling_ratio": c.roi_sampling_ratio,
-        "reduce": c.roi_reduce,
-        "implementation": "gather" if c.portable else c.roi_align,
-        "name": name,
-    }
+    options = {"implementation": "gather" if c.portable else c.roi_align, "name": name}
+    if c.roi_pooling == "crop":
+        return RoICrop(pool_size, **options)
+    options |= {"sampling_ratio": c.roi_sampling_ratio, "reduce": c.roi_reduce}
     if c.roi_pooling == "warp":
         return RoIWarp(pool_size, **options)
     return RoIAlign(pool_size, aligned=c.roi_aligned, **options)
@@ -140,6 +145,8 @@ def make_detection(c: MaskRCNNConfig):
         nms_threshold=c.nms_threshold,
         max_detections=c.max_detections,
         box_variance=c.box_variance,
+        box_rule=c.box_rule,
+        best_class_only=c.best_class_only,
         suppression=c.suppression,
         soft_nms_sigma=c.soft_nms_sigma,
         portable=c.portable,

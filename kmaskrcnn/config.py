@@ -61,10 +61,12 @@ class MaskRCNNConfig:
     resize_rule: str = "opencv"  # "torchvision", "detectron2": see geometry/resizing.py
     pixel_mean: tuple[float, ...] | None = None  # None: what the backbone was trained with
     pixel_std: tuple[float, ...] | None = None
+    padding: str = "mean"  # or "black"
 
     # Backbone and pyramid
     backbone: str = "resnet50"
     stride_in_1x1: bool = False  # True for the original (MSRA) ResNets, False for PyTorch's
+    stem_pool: str = "symmetric"  # "same": of even sides padded at the bottom and right alone
     norm: str = "frozen_batch_norm"
     norm_epsilon: float = 1e-5
     fpn_channels: int = 256
@@ -77,6 +79,7 @@ class MaskRCNNConfig:
 
     # Region proposal network
     rpn_convs: int = 1
+    rpn_channels: int | None = None  # None: those of the pyramid
     rpn_positive_threshold: float = 0.7
     rpn_negative_threshold: float = 0.3
     rpn_anchors_per_image: int = 256
@@ -84,7 +87,8 @@ class MaskRCNNConfig:
     rpn_nms_threshold: float = 0.7
     rpn_box_variance: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     rpn_min_box_size: float = 1e-3
-    rpn_pre_nms_topk_train: int = 2000  # a level
+    rpn_joint_levels: bool = False  # choose and suppress among all levels together
+    rpn_pre_nms_topk_train: int = 2000  # a level, or of all levels together
     rpn_pre_nms_topk: int = 1000
     rpn_post_nms_topk_train: int = 1000  # an image
     rpn_post_nms_topk: int = 1000
@@ -93,7 +97,9 @@ class MaskRCNNConfig:
     rois_per_image: int = 512
     roi_positive_threshold: float = 0.5
     roi_positive_fraction: float = 0.25
-    roi_pooling: str = "align"  # "warp", "pool": what the paper compares RoIAlign with
+    roi_pooling: str = (
+        "align"  # "warp", "pool": what the paper compares it with; "crop": matterport's
+    )
     roi_reduce: str = "average"  # or "max", of a bin's samples
     roi_align: str = "auto"  # "kernel", "crop_and_resize", "gather"
     roi_sampling_ratio: int = 2  # 0: as many samples as a bin has cells
@@ -106,6 +112,7 @@ class MaskRCNNConfig:
     box_head_units: int = 1024
     head_norm: str | None = None  # of the convolutions in box and mask head
     box_variance: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    box_rule: str = "edges"  # "pixels": a box ends at its last pixel, see geometry/boxes.py
     box_loss: str = "smooth_l1"  # "l1", "giou", "diou", "ciou"
     box_loss_weight: float = 1.0
     smooth_l1_beta: float = 1.0 / 9.0
@@ -129,7 +136,7 @@ class MaskRCNNConfig:
     mask_head_convs: int = 4
     mask_head_channels: int = 256
     mask_head_units: int = 1024  # of "mlp"
-    paste_rule: str = "half_pixel"  # "torchvision": into boxes of whole pixels
+    paste_rule: str = "half_pixel"  # "torchvision", "matterport": into boxes of whole pixels
 
     # Keypoint head. Like the classes, the names come from the data, and with them the pairs that a mirror swaps and the
     # lines to draw, as places among the names.
@@ -145,6 +152,7 @@ class MaskRCNNConfig:
     # Detections
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
+    best_class_only: bool = False  # True: at most one detection a region
     suppression: str = "hard"  # "soft_linear", "soft_gaussian"
     soft_nms_sigma: float = 0.5  # of "soft_gaussian"
     max_detections: int = 100

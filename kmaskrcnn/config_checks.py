@@ -8,14 +8,17 @@ import typing
 
 CHOICES = {
     "roi_align": ("auto", "kernel", "crop_and_resize", "gather"),
-    "roi_pooling": ("align", "warp", "pool"),
+    "roi_pooling": ("align", "warp", "pool", "crop"),
     "roi_reduce": ("average", "max"),
     "resize_rule": ("opencv", "torchvision", "detectron2"),
     "anchor_rule": ("exact", "torchvision"),
+    "padding": ("mean", "black"),
+    "stem_pool": ("symmetric", "same"),
+    "box_rule": ("edges", "pixels"),
     "box_loss": ("smooth_l1", "l1", "giou", "diou", "ciou"),
     "mask_head": ("fcn", "mlp"),
     "mask_activation": ("sigmoid", "softmax"),
-    "paste_rule": ("half_pixel", "torchvision"),
+    "paste_rule": ("half_pixel", "torchvision", "matterport"),
     "suppression": ("hard", "soft_linear", "soft_gaussian"),
 }
 

@@ -2,6 +2,13 @@
 
 boxes   (..., 4)  x1, y1, x2, y2; pixel i spans [i, i + 1)
 deltas  (..., 4)  dx, dy, dw, dh; divided by the box variance
+
+| Box rule | From | To | Whose weights know it |
+|---|---|---|---|
+| `"edges"` | its first pixel's near edge | its last pixel's far edge | ours, torchvision's, Detectron2's |
+| `"pixels"` | its first pixel | its last pixel: sides one pixel shorter | matterport's |
+
+The rule is for boxes while they are moved, clipped and suppressed; `shorten` and `lengthen` lead in and out.
 """
 
 import math
@@ -59,6 +66,28 @@ def clip_boxes(boxes, image_sizes):
     for _ in range(len(boxes.shape) - 2):
         limits = limits[:, None]
     return ops.clip(boxes, 0.0, limits)
+
+
+def shorten(boxes, rule):
+    """Boxes as a rule measures them, see the head of this file: `(..., 4)` float -> `(..., 4)`."""
+    if rule == "edges":
+        return boxes
+    return boxes - ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0], boxes.dtype)
+
+
+def lengthen(boxes, rule):
+    """The inverse of `shorten`; boxes without extent, such as padding, stay as they are."""
+    if rule == "edges":
+        return boxes
+    exists = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1, keepdims=True)
+    return ops.where(
+        exists, boxes + ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0], boxes.dtype), boxes
+    )
+
+
+def clip_boxes_by_rule(boxes, image_sizes, rule):
+    """`clip_boxes` for boxes that `shorten` gave."""
+    return clip_boxes(boxes, image_sizes if rule == "edges" else image_sizes - 1)
 
 
 def encode_deltas(boxes, targets, variance):

@@ -55,14 +55,17 @@ def paste_window(mask, box, image_size, threshold=0.5, rule="half_pixel"):
         box: `(4,)` float, xyxy in the picture's continuous pixels.
         image_size: `(height, width)` of the picture.
         threshold: a pixel belongs to the object from this probability on.
-        rule: `"half_pixel"`, or `"torchvision"`: into a box of whole pixels, up to one too wide and
-            as far off, as the published AP of its weights was measured.
+        rule: `"half_pixel"`; or as the published AP of others' weights was measured, `"torchvision"`:
+            into a box of whole pixels, up to one too wide and as far off, or `"matterport"`: into the
+            box rounded to whole pixels.
 
     Returns:
         `(window, top, left)`: a bool array, and the picture's row and column of its first pixel.
     """
     if rule == "torchvision":
         return _paste_in_whole_pixels(mask, box, image_size, threshold)
+    if rule == "matterport":
+        box = np.round(box)
     cells = np.zeros((mask.shape[0] + 3, mask.shape[1] + 3), np.float32)
     cells[1:-2, 1:-2] = mask
     x1, y1, x2, y2 = (float(value) for value in box)

@@ -90,6 +90,7 @@ def build_backbone(
     norm=FROZEN,
     norm_epsilon=1e-5,
     stride_in_1x1=False,
+    stem_pool="symmetric",
     in_channels=3,
     c5_dilation=1,
     last_stage="C5",
@@ -104,7 +105,7 @@ def build_backbone(
         norm: any of `ConvNorm`'s for a ResNet; `"frozen_batch_norm"` or `"batch_norm"` for the others
             (ConvNeXt has layer norms, which it leaves as they are).
         norm_epsilon: ResNets only; the others bring their own.
-        stride_in_1x1: ResNets only, see `resnet`.
+        stride_in_1x1, stem_pool: ResNets only, see `resnet`.
         in_channels: of the picture.
         c5_dilation, last_stage: ResNets only, see `resnet`: 2 keeps C5 at stride 16; `"C4"` leaves C5
             to `build_stage5`.
@@ -127,6 +128,7 @@ def build_backbone(
         return resnet(
             **RESNETS[name],
             stride_in_1x1=stride_in_1x1,
+            stem_pool=stem_pool,
             norm=norm,
             norm_epsilon=norm_epsilon,
             in_channels=in_channels,
@@ -134,10 +136,11 @@ def build_backbone(
             last_stage=last_stage,
             name=name,
         )
-    if (stride_in_1x1, c5_dilation, last_stage) != (False, 1, "C5"):
+    if (stride_in_1x1, stem_pool, c5_dilation, last_stage) != (False, "symmetric", 1, "C5"):
         raise ValueError(
-            f"stride_in_1x1={stride_in_1x1}, c5_dilation={c5_dilation} and last_stage={last_stage!r} "
-            f"are for {', '.join(RESNETS)}; accepted by {name!r} are False, 1 and 'C5'."
+            f"stride_in_1x1={stride_in_1x1}, stem_pool={stem_pool!r}, c5_dilation={c5_dilation} and "
+            f"last_stage={last_stage!r} are for {', '.join(RESNETS)}; accepted by {name!r} are False, "
+            "'symmetric', 1 and 'C5'."
         )
     row = APPLICATIONS[name]
     arguments = dict(row.arguments)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kmaskrcnn.geometry.boxes import clip_boxes, decode_deltas
+from kmaskrcnn.geometry.boxes import clip_boxes_by_rule, decode_deltas, lengthen, shorten
 from kmaskrcnn.geometry.soft_suppression import soft_nms
 from kmaskrcnn.geometry.suppression import class_nms
 
@@ -20,6 +20,8 @@ class DetectionLayer(keras.layers.Layer):
         nms_threshold: IoU within a class above which the worse box goes.
         max_detections: D, boxes kept of each picture.
         box_variance: what the deltas were divided by.
+        box_rule: see `geometry/boxes.py`.
+        best_class_only: a region can be of no other class than its most probable one, the background among them.
         suppression: `"hard"`, or `"soft_linear"` and `"soft_gaussian"`, see `soft_nms`.
         soft_nms_sigma: of the latter.
         portable: use operations only that XLA, JAX and ONNX have.
@@ -44,6 +46,8 @@ class DetectionLayer(keras.layers.Layer):
         nms_threshold=0.5,
         max_detections=100,
         box_variance=(0.1, 0.1, 0.2, 0.2),
+        box_rule="edges",
+        best_class_only=False,
         suppression="hard",
         soft_nms_sigma=0.5,
         portable=False,
@@ -54,6 +58,7 @@ class DetectionLayer(keras.layers.Layer):
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
         self.box_variance = tuple(box_variance)
+        self.box_rule, self.best_class_only = box_rule, best_class_only
         self.suppression, self.soft_nms_sigma = suppression, soft_nms_sigma
         self.portable = portable
         if suppression == "hard" and not portable:
@@ -62,14 +67,22 @@ class DetectionLayer(keras.layers.Layer):
     def call(self, rois, class_logits, box_deltas, image_sizes):
         regions = rois.shape[1]
         num_classes, num_boxes = class_logits.shape[1] - 1, box_deltas.shape[1]
-        scores = ops.reshape(ops.softmax(class_logits)[:, :-1], (-1, regions, num_classes))
+        scores = ops.reshape(self._scores(class_logits), (-1, regions, num_classes))
         deltas = ops.reshape(box_deltas, (-1, regions, num_boxes, 4))
-        boxes = clip_boxes(
-            decode_deltas(rois[:, :, None, :], deltas, self.box_variance), image_sizes
-        )
+        rois = shorten(rois[:, :, None, :], self.box_rule)
+        boxes = decode_deltas(rois, deltas, self.box_variance)
+        boxes = clip_boxes_by_rule(boxes, image_sizes, self.box_rule)
         exists = ops.all(boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE, axis=-1)
         boxes, scores, labels, count = self._suppress(boxes, ops.where(exists, scores, 0.0))
+        boxes = lengthen(boxes, self.box_rule)
         return {"boxes": boxes, "scores": scores, "labels": labels, "num_detections": count}
+
+    def _scores(self, class_logits):
+        """Probabilities of the objects' classes, `(B * R, K)`."""
+        scores = ops.softmax(class_logits)
+        if self.best_class_only:
+            scores = ops.where(scores >= ops.max(scores, axis=1, keepdims=True), scores, 0.0)
+        return scores[:, :-1]
 
     def _suppress(self, boxes, scores):
         limits = {"max_total": self.max_detections, "score_threshold": self.score_threshold}
@@ -97,6 +110,8 @@ class DetectionLayer(keras.layers.Layer):
             "nms_threshold",
             "max_detections",
             "box_variance",
+            "box_rule",
+            "best_class_only",
             "suppression",
             "soft_nms_sigma",
             "portable",

@@ -8,13 +8,15 @@ from keras import ops
 class ImageNormalizer(keras.layers.Layer):
     """Subtracts the mean and divides by the spread of the pictures that the backbone was trained with.
 
-    What lies beyond a picture within its padded image becomes 0, and the images are cropped or padded to the least
-    canvas that holds every picture of the batch: neither the value nor the amount of a user's padding matters.
+    What lies beyond a picture within its padded image becomes 0 (the mean's colour), or black, and the images are
+    cropped or padded to the least canvas that holds every picture of the batch: neither the value nor the amount of a
+    user's padding matters.
 
     Args:
         mean, std: one number for each channel, of pixels 0-255.
         size_divisor: the canvas's height and width are the least multiples of it; None keeps the images' size, as
             fixed shapes (XLA, ONNX) need it.
+        padding: `"mean"` or `"black"`: what lies beyond a picture.
 
     Call arguments:
         images: `(B, H, W, C)` uint8 or float, 0-255.
@@ -24,11 +26,12 @@ class ImageNormalizer(keras.layers.Layer):
         `(B, H', W', C)` in the compute dtype.
     """
 
-    def __init__(self, mean, std, size_divisor=None, **kwargs):
+    def __init__(self, mean, std, size_divisor=None, padding="mean", **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.size_divisor = size_divisor
+        self.padding = padding
         if size_divisor:
             self.supports_jit = False  # the canvas's size is known only when the graph runs
 
@@ -41,7 +44,8 @@ class ImageNormalizer(keras.layers.Layer):
         in_rows = ops.arange(ops.shape(images)[1], dtype="int32") < image_sizes[:, :1]  # (B, H)
         in_columns = ops.arange(ops.shape(images)[2], dtype="int32") < image_sizes[:, 1:]  # (B, W)
         in_picture = in_rows[:, :, None, None] & in_columns[:, None, :, None]
-        return ops.cast(ops.where(in_picture, images, 0.0), self.compute_dtype)
+        beyond = -mean * scale if self.padding == "black" else 0.0
+        return ops.cast(ops.where(in_picture, images, beyond), self.compute_dtype)
 
     def _fit_canvas(self, images, image_sizes):
         height, width = self._canvas(image_sizes[:, 0]), self._canvas(image_sizes[:, 1])
@@ -54,5 +58,5 @@ class ImageNormalizer(keras.layers.Layer):
         return -(-longest // self.size_divisor) * self.size_divisor
 
     def get_config(self):
-        own = {"mean": self.mean, "std": self.std, "size_divisor": self.size_divisor}
-        return {**super().get_config(), **own}
+        names = ("mean", "std", "size_divisor", "padding")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

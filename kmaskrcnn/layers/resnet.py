@@ -79,6 +79,7 @@ def resnet(
     width_per_group=64,
     c5_dilation=1,
     last_stage="C5",
+    stem_pool="symmetric",
     name=None,
 ):
     """Builds a ResNet (or ResNeXt) trunk.
@@ -93,6 +94,8 @@ def resnet(
         c5_dilation: 2 keeps C5 at stride 16 with dilated 3x3 convolutions in all of its blocks, as in
             Detectron2's DC5 models.
         last_stage: where the trunk ends: `"C4"` leaves the last stage to `resnet_stage5`.
+        stem_pool: how the max pool is padded: `"symmetric"`, or `"same"` as Keras does: of even sides at
+            the bottom and right alone.
         name: of the model, by default `resnet50` and so on.
 
     Returns:
@@ -116,9 +119,11 @@ def resnet(
     block = _Block(depth >= 50, stride_in_1x1, groups, width_per_group, norm, norm_epsilon)
     images = keras.Input((None, None, in_channels), name="images")
     x = block.conv("stem", 64, 7, strides=2, activation="relu")(images)
-    # Zeros are a neutral padding for a maximum, because the stem ends in a ReLU.
-    x = layers.ZeroPadding2D(1, name="stem_pad")(x)
-    x = layers.MaxPooling2D(3, strides=2, padding="valid", name="stem_pool")(x)
+    if stem_pool == "symmetric":
+        # Zeros are a neutral padding for a maximum, because the stem ends in a ReLU.
+        x = layers.ZeroPadding2D(1, name="stem_pad")(x)
+    padding = "valid" if stem_pool == "symmetric" else "same"
+    x = layers.MaxPooling2D(3, strides=2, padding=padding, name="stem_pool")(x)
     features = {}
     for stage in STAGES[: STAGES.index(last_stage) + 1]:
         x = features[stage] = _stage(block, x, depth, stage, c5_dilation if stage == "C5" else 1)

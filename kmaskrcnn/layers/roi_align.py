@@ -138,14 +138,14 @@ class RoIAlign(keras.layers.Layer):
         ratios = ops.ceil(self._extent(start, end, stride) / self.pool_size)
         return ops.cast(ops.maximum(ratios, 1.0), "int32")
 
-    def _first_and_step(self, start, end, stride, ratio):
-        """The first sample's coordinate and the distance of two samples, in cells: each `(N,)`."""
+    def _first_and_step(self, start, end, size, stride, ratio):
+        """The first sample's coordinate and the distance of two samples, in cells of a map of `size`: each `(N,)`."""
         offset = 0.5 if self.aligned else 0.0
         ratio = ops.cast(ratio, "float32")
         step = self._extent(start, end, stride) / (self.pool_size * ratio)
         return start / stride - offset + 0.5 * step, step
 
-    def _levels_of(self, rois):
+    def _levels_of(self, rois, features):
         numbers = [int(level[1:]) for level in self.levels]
         return assign_levels(rois, max(numbers), min(numbers))
 
@@ -164,7 +164,7 @@ class RoIAlign(keras.layers.Layer):
 
     def _pool_with_kernel(self, features, rois, image_indices):
         strides = [float(stride_of(level)) for level in self.levels]
-        level_indices = self._levels_of(rois) - int(self.levels[0][1:])
+        level_indices = self._levels_of(rois, features) - int(self.levels[0][1:])
         return kernel.roi_align(
             [ops.cast(features[level], self.compute_dtype) for level in self.levels],
             self._regions_of_kernel(rois, ops.take(ops.convert_to_tensor(strides), level_indices)),
@@ -189,7 +189,7 @@ class RoIAlign(keras.layers.Layer):
             (level,) = self.levels
             crop = self._crop if self.sampling_ratio else self._crop_adaptively
             return crop(features[level], rois, image_indices, stride_of(level))
-        level_of_roi = self._levels_of(rois)
+        level_of_roi = self._levels_of(rois, features)
         pooled, places = [], []
         for level in self.levels:
             here = tf.where(level_of_roi == int(level[1:]))[:, 0]
@@ -212,15 +212,14 @@ class RoIAlign(keras.layers.Layer):
         ratios = ratios or (self.sampling_ratio, self.sampling_ratio)
         padded = tf.pad(feature, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
         rows, columns = (self.pool_size * ratio for ratio in ratios)
-        height, width = (
-            tf.cast(size - 1, tf.float32) for size in tf.unstack(tf.shape(padded)[1:3])
-        )
-        y, y_step = self._first_and_step(rois[:, 1], rois[:, 3], stride, ratios[0])
-        x, x_step = self._first_and_step(rois[:, 0], rois[:, 2], stride, ratios[1])
+        height, width = (tf.cast(size, tf.float32) for size in tf.unstack(tf.shape(feature)[1:3]))
+        y, y_step = self._first_and_step(rois[:, 1], rois[:, 3], height, stride, ratios[0])
+        x, x_step = self._first_and_step(rois[:, 0], rois[:, 2], width, stride, ratios[1])
         y, x = y + 1.0, x + 1.0
         last_y = y + tf.cast(rows - 1, tf.float32) * y_step
         last_x = x + tf.cast(columns - 1, tf.float32) * x_step
-        boxes = tf.stack([y / height, x / width, last_y / height, last_x / width], axis=1)
+        end_y, end_x = height + 1.0, width + 1.0  # the last cell of the padded map
+        boxes = tf.stack([y / end_y, x / end_x, last_y / end_y, last_x / end_x], axis=1)
         # The kernel computes in float32 and refuses bfloat16.
         crops = tf.image.crop_and_resize(
             tf.cast(padded, tf.float32), boxes, image_indices, (rows, columns)
@@ -253,7 +252,7 @@ class RoIAlign(keras.layers.Layer):
     def _pool_with_gather(self, features, rois, image_indices):
         """Read the 4 corners of each of the s x s samples from one table of all cells, and add them up."""
         cells, geometry = self._table(features)
-        number = self._levels_of(rois) - int(self.levels[0][1:])
+        number = self._levels_of(rois, features) - int(self.levels[0][1:])
         start, height, width, stride = (ops.take(column, number) for column in geometry)
         base = start + image_indices * height * width  # (N,)
         y_axis = rois[:, 1], rois[:, 3], height, stride
@@ -320,11 +319,12 @@ class RoIAlign(keras.layers.Layer):
             Cells (two of `(N, P)` int32), weights (two likewise, float32) and `(N, P)` float32, 0 where a sample lies
             more than one cell outside.
         """
-        first, step = self._first_and_step(start, end, stride, ratio)
+        size = ops.cast(size, "float32")
+        first, step = self._first_and_step(start, end, size, stride, ratio)
         ratio = ops.reshape(ops.cast(ratio, "float32"), (-1, 1))
         number = ops.arange(self.pool_size, dtype="float32") * ratio + ops.cast(i, "float32")
         position = first[:, None] + step[:, None] * number
-        last = ops.cast(size, "float32")[:, None] - 1.0
+        last = size[:, None] - 1.0
         inside = ops.cast((position >= -1.0) & (position <= last + 1.0), "float32")
         position = ops.clip(position, 0.0, last)
         low = ops.floor(position)

@@ -55,7 +55,7 @@ class RoIWarp(RoIAlign):
     def _extent(self, start, end, stride):
         return round_to_cells(start, end, stride)[1]
 
-    def _first_and_step(self, start, end, stride, ratio):
+    def _first_and_step(self, start, end, size, stride, ratio):
         first, _ = round_to_cells(start, end, stride)
         step = self._extent(start, end, stride) / (self.pool_size * ops.cast(ratio, "float32"))
         return first - 0.5 + 0.5 * step, step  # a cell's centre lies at its number
@@ -97,7 +97,7 @@ class RoIPool(RoIAlign):
 
     def _pool_with_gather(self, features, rois, image_indices):
         cells, geometry = self._table(features)
-        number = self._levels_of(rois) - int(self.levels[0][1:])
+        number = self._levels_of(rois, features) - int(self.levels[0][1:])
         start, height, width, stride = (ops.take(column, number) for column in geometry)
         base = start + image_indices * height * width  # (N,)
         y_axis = self._bins(rois[:, 1], rois[:, 3], height, stride)

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from kmaskrcnn.geometry.anchors import anchor_grid, base_anchors
-from kmaskrcnn.geometry.boxes import clip_boxes, decode_deltas
+from kmaskrcnn.geometry.boxes import clip_boxes_by_rule, decode_deltas, lengthen, shorten
 from kmaskrcnn.geometry.suppression import class_nms
 
 
@@ -82,11 +82,11 @@ class RPNHead(keras.layers.Layer):
 
     Args:
         anchors_per_cell: R.
-        channels: of the features, and of the 3x3 convolutions.
+        channels: of the 3x3 convolutions.
         num_convs: how many 3x3 convolutions come first.
 
     Call arguments:
-        features: dict of `(B, H, W, channels)`.
+        features: dict of `(B, H, W, C)`.
 
     Returns:
         Two dicts by level: logits `(B, H * W * R)` and deltas `(B, H * W * R, 4)`, float32.
@@ -115,9 +115,12 @@ class RPNHead(keras.layers.Layer):
         self.deltas = keras.layers.Conv2D(4 * anchors_per_cell, 1, name="deltas", **small)
 
     def build(self, features_shape):
-        shape = (None, None, None, self.channels)
-        for layer in (*self.convs, self.logits, self.deltas):
-            layer.build(shape)
+        shape = next(iter(features_shape.values()))
+        for conv in self.convs:
+            conv.build(shape)
+            shape = (*shape[:3], self.channels)
+        self.logits.build(shape)
+        self.deltas.build(shape)
 
     def call(self, features):
         logits, deltas = {}, {}
@@ -148,6 +151,8 @@ class ProposalLayer(keras.layers.Layer):
         nms_threshold: IoU above which the worse box goes.
         min_box_size: proposals with a shorter side (pixels) go.
         box_variance: what the deltas were divided by.
+        box_rule: see `geometry/boxes.py`.
+        joint_levels: choose the `pre_nms_topk` and suppress among the anchors of all levels together.
         portable: use operations only that XLA, JAX and ONNX have.
 
     Call arguments:
@@ -170,6 +175,8 @@ class ProposalLayer(keras.layers.Layer):
         nms_threshold=0.7,
         min_box_size=1e-3,
         box_variance=(1.0, 1.0, 1.0, 1.0),
+        box_rule="edges",
+        joint_levels=False,
         portable=False,
         **kwargs,
     ):
@@ -181,6 +188,7 @@ class ProposalLayer(keras.layers.Layer):
         self.nms_threshold = nms_threshold
         self.min_box_size = min_box_size
         self.box_variance = tuple(box_variance)
+        self.box_rule, self.joint_levels = box_rule, joint_levels
         self.portable = portable
         if not portable:
             self.supports_jit = False  # the suppression kernel has no XLA version
@@ -188,6 +196,11 @@ class ProposalLayer(keras.layers.Layer):
     def call(self, anchors, rpn_logits, rpn_deltas, image_sizes, training=False):
         pre = self.pre_nms_topk_train if training else self.pre_nms_topk
         post = self.post_nms_topk_train if training else self.post_nms_topk
+        if self.joint_levels:
+            anchors, rpn_logits, rpn_deltas = (
+                {"all": ops.concatenate([x[level] for level in sorted(x)], axis=axis)}
+                for x, axis in ((anchors, 0), (rpn_logits, 1), (rpn_deltas, 1))
+            )
         levels = [
             self._best_of_level(
                 anchors[level], rpn_logits[level], rpn_deltas[level], image_sizes, pre
@@ -206,7 +219,7 @@ class ProposalLayer(keras.layers.Layer):
             max_total=post,
             portable=self.portable,
         )
-        return ops.stop_gradient(proposals)
+        return ops.stop_gradient(lengthen(proposals, self.box_rule))
 
     def _best_of_level(self, anchors, logits, deltas, image_sizes, topk):
         """The `topk` best boxes of one level: `(B, topk, 4)` and scores `(B, topk)`, 0 where there is none."""
@@ -216,11 +229,11 @@ class ProposalLayer(keras.layers.Layer):
         )
         scores, order = ops.top_k(logits, size)
         boxes = decode_deltas(
-            ops.take(anchors, order, axis=0),
+            shorten(ops.take(anchors, order, axis=0), self.box_rule),
             ops.take_along_axis(deltas, order[..., None], axis=1),
             self.box_variance,
         )
-        boxes = clip_boxes(boxes, image_sizes)
+        boxes = clip_boxes_by_rule(boxes, image_sizes, self.box_rule)
         sides = boxes[..., 2:] - boxes[..., :2]
         scores = ops.where(ops.all(sides >= self.min_box_size, axis=-1), ops.sigmoid(scores), 0.0)
         missing = topk - size
@@ -238,6 +251,8 @@ class ProposalLayer(keras.layers.Layer):
             "nms_threshold",
             "min_box_size",
             "box_variance",
+            "box_rule",
+            "joint_levels",
             "portable",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

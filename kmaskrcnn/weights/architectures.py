@@ -5,13 +5,12 @@
 | Detectron2's C4 models | a RoI head that is the fifth stage of the trunk |
 | Detectron2's DC5 models | a detector on one level, with a dilated C5 |
 | Detectron2's X101-FPN, torchvision's ResNeXt | a name for grouped trunks in the configuration |
-| matterport's `mask_rcnn_coco.h5` | its RoIAlign, its one suppression over all levels, its argmax filter |
 """
 
 import dataclasses
 
 from kmaskrcnn.config import MaskRCNNConfig, fit_to_channels
-from kmaskrcnn.weights import coco, tables
+from kmaskrcnn.weights import coco, matterport, tables
 from kmaskrcnn.weights.coco import COCO_80, COCO_90
 from kmaskrcnn.weights.convert import num_classes_of, translate
 
@@ -110,6 +109,12 @@ ARCHITECTURES = {
     "keypoint_rcnn_R_101_FPN": Architecture(
         tables.DETECTRON2, {**_DETECTRON2, **_R101, **_KEYPOINTS}, ("person",)
     ),
+    **{
+        f"matterport_resnet{depth}": Architecture(
+            matterport.ORIGIN, {**matterport.SETTINGS, "backbone": f"resnet{depth}"}, COCO_80
+        )
+        for depth in (50, 101)
+    },
     # Trunks: the detector around them is ours.
     **{
         f"resnet{depth}": Architecture(
@@ -144,6 +149,8 @@ ARCHITECTURES = {
     },
 }
 
+ORIGINS = (*tables.ORIGINS, matterport.ORIGIN)
+
 # (blocks of C4, whether blocks have three convolutions) -> the trunk
 _TRUNKS = {
     (2, False): "resnet18",
@@ -176,7 +183,7 @@ def recognise(arrays):
     Raises:
         ValueError: if no network of the table has such names.
     """
-    fitting = {origin.name: translate(arrays, origin)[0] for origin in tables.ORIGINS}
+    fitting = {origin.name: translate(arrays, origin)[0] for origin in ORIGINS}
     origin = max(fitting, key=lambda name: len(fitting[name]))
     traits = _traits(fitting[origin])
     for name, architecture in ARCHITECTURES.items():

@@ -74,6 +74,8 @@ def translate(arrays, origin):
             translated[path] = _turned(array) if origin.layout == "torch" else array
     if origin.affine_norms:
         _complete_norms(translated)
+    if origin.rewrite:
+        origin.rewrite(translated)
     if origin.background_first:
         _move_background(translated)
     return translated, unused

@@ -10,9 +10,11 @@ found, plus 1. What a layer's tensors are called is in `PARTS`; how they lie is 
 | Detectron2 | OIHW | as here: background last, without box and mask | BGR |
 | Caffe2 (the MSRA trunks that Detectron2 starts from) | OIHW | no heads | BGR |
 | keras.applications | HWIO | no heads | BGR |
+| matterport (`matterport.py`) | HWIO | background first, with boxes and a mask of its own | RGB |
 """
 
 import dataclasses
+import typing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Origin:
         background_first: class 0 is the background, and has boxes and a mask too.
         bgr: the first convolution takes blue first.
         affine_norms: batch norms may come as scale and shift alone.
+        rewrite: a function that changes translated weights, `{path: array}`, in place where their layers
+            are made otherwise than here.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Origin:
     background_first: bool = False
     bgr: bool = False
     affine_norms: bool = False
+    rewrite: typing.Callable | None = None
 
 
 # The last part of a tensor's name -> here; the second word is for normalisations.
