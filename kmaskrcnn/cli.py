@@ -19,7 +19,9 @@ EXAMPLES = """examples:
   kmaskrcnn convert maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth coco.keras
   kmaskrcnn export runs/nuclei/model.keras served/nuclei/1
   kmaskrcnn serve served/nuclei --port 8501
+  kmaskrcnn app runs/nuclei/model.keras
 """
+MODEL_HELP = "a .keras or .onnx file, a SavedModel's folder, or a preset"
 SERVE_LIMITS = (  # fields of serving.limits.Limits, which has the defaults
     ("max-body-bytes", int, "of a request"),
     ("max-pixels", int, "of a picture, by its header"),
@@ -116,7 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", metavar="FILE", help="write the numbers there")
 
     predict = command(run_predict, "find objects in pictures; draw them and write COCO results")
-    predict.add_argument("model", metavar="MODEL.keras")
+    predict.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("pictures", nargs="+", metavar="PICTURE")
     predict.add_argument("--output", required=True, metavar="DIR")
     predict.add_argument("--min-score", type=float, default=0.5, help="draw from this score on")
@@ -142,6 +144,11 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--name", help="of the model; by default the folder's")
     for name, kind, help_text in SERVE_LIMITS:
         serve.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=help_text)
+
+    app = command(run_app, "a page in the browser to try a model on pictures")
+    app.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    app.add_argument("--host", default="127.0.0.1", help="by default, this machine alone")
+    app.add_argument("--port", type=int, default=7860)
 
     convert = command(run_convert, "bring weights of torchvision, Detectron2 or Keras into a model")
     convert.add_argument("source", metavar="SOURCE_FILE", help="a file, or the name of a preset")
@@ -226,6 +233,7 @@ def evaluate_saved_model(options):
     from kmaskrcnn.data.formats import load_dataset
     from kmaskrcnn.data.pipeline import make_dataset
     from kmaskrcnn.evaluation import evaluate_model
+    from kmaskrcnn.serving.loading import load_model
 
     model = load_model(options.model)
     config = model.config
@@ -259,8 +267,8 @@ def run_predict(options):
     output.mkdir(parents=True, exist_ok=True)
     stems = unique_stems(options.pictures)
     refuse_overwriting(options.pictures, [output / f"{stem}.png" for stem in stems])
-    model = load_model(options.model)
-    predictor, category_ids = Predictor(model), model.config.category_ids or None
+    predictor = Predictor(options.model)
+    category_ids = predictor.config.category_ids or None
     bar = keras.utils.Progbar(len(options.pictures), verbose=int(sys.stdout.isatty()))
     for image_id, (path, stem) in enumerate(zip(options.pictures, stems), start=1):
         detections = predictor(path)
@@ -274,6 +282,7 @@ def run_predict(options):
 def run_export(options):
     """Write MODEL as SavedModel, ONNX or LiteRT file; docs/serving.md says how each is used."""
     from kmaskrcnn.export.exporter import export_model
+    from kmaskrcnn.serving.loading import load_model
 
     if options.image_size and options.format == "saved_model":
         raise UsageError(
@@ -295,6 +304,16 @@ def run_serve(options):
     names = [name.replace("-", "_") for name, _, _ in SERVE_LIMITS]
     limits = Limits(**{name: getattr(options, name) for name in names if hasattr(options, name)})
     serve(options.model, options.host, options.port, options.name, limits)
+
+
+def run_app(options):
+    """Open a page on this machine: drop a picture, choose threshold and classes, save the COCO json."""
+    try:
+        from kmaskrcnn.serving.page import run_page
+    except ImportError as error:
+        raise ImportError(f"{error}; `pip install kmaskrcnn[app]` brings it") from error
+
+    run_page(options.model, options.host, options.port)
 
 
 def run_convert(options):
@@ -343,20 +362,6 @@ def run_build_kernels(options):
     from kmaskrcnn.kernels.builder import build_kernels
 
     show(f"{build_kernels(options.cuda, options.force)} built")
-
-
-def load_model(path):
-    """A model that `MaskRCNN.save` wrote; the error names the file if it is none."""
-    import keras
-
-    import kmaskrcnn.model  # noqa: F401  Keras finds the classes of the file by it
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    model = keras.saving.load_model(path, compile=False)
-    if not isinstance(model, kmaskrcnn.model.MaskRCNN):
-        raise ValueError(f"{path}: a {type(model).__name__}, not a MaskRCNN")
-    return model
 
 
 def unique_stems(paths):

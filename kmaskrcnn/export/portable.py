@@ -5,13 +5,16 @@ These formats hold no JPEG decoder and no pictures of changing size, so the call
 `MaskRCNN.predict`, whose inputs and outputs these files have.
 """
 
+import json
 from pathlib import Path
 
 import tensorflow as tf
 
+from kmaskrcnn.config import to_dict
 from kmaskrcnn.export.folding import fold_batch_norms
 from kmaskrcnn.geometry.resizing import padded_length
 
+CONFIG_KEY = "kmaskrcnn.config"  # in an ONNX file's metadata: the configuration as json
 QUANTISATIONS = (None, "float16", "int8")
 
 
@@ -35,6 +38,7 @@ def export_onnx(model, path, image_size=None, batch_size=1):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         graph.export(str(path), format="onnx", verbose=False, input_signature=[inputs])
+        _describe_onnx(path, model.config)
     except ImportError as error:
         raise ImportError(f"{error}; `pip install kmaskrcnn[onnx]` brings it") from error
     return Path(path)
@@ -69,6 +73,15 @@ def export_litert(model, path, image_size=None, quantise=None):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     graph.export(str(path), format="litert", verbose=False, input_signature=[inputs], **options)
     return Path(path)
+
+
+def _describe_onnx(path, config):
+    """Add the configuration, by which `Predictor` knows how to prepare pictures."""
+    import onnx
+
+    described = onnx.load(str(path))
+    onnx.helper.set_model_props(described, {CONFIG_KEY: json.dumps(to_dict(config))})
+    onnx.save(described, str(path))
 
 
 def _portable(model, image_size, batch_size):

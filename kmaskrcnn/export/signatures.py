@@ -1,6 +1,7 @@
 """What a server calls: pictures in, objects in the pictures' own pixels out, all of it one TensorFlow graph.
 
-B pictures, H and W their height and width, C channels, D most detections of a picture, M mask size, N objects found.
+B pictures, H and W their height and width, C channels, D most detections of a picture, M mask size, P kinds of
+keypoints, N objects found.
 docs/serving.md says what each signature takes and gives.
 """
 
@@ -110,11 +111,15 @@ class Signatures:
         return network, tf.tile(size[None], (shape[0], 1))
 
     def _in_pixels(self, found, network_sizes, sizes):
-        """Boxes `(B, D, 4)` of the network image, in the pictures' pixels."""
+        """Boxes `(B, D, 4)` and keypoints `(B, D, P, 3)` of the network image, in the pictures' pixels."""
         scale = tf.cast(sizes, tf.float32) / tf.cast(network_sizes, tf.float32)  # (B, 2) y, x
-        corner = tf.tile(tf.cast(sizes, tf.float32)[:, ::-1], (1, 2))[:, None]
-        boxes = found["boxes"] * tf.tile(scale[:, ::-1], (1, 2))[:, None]
-        return {**found, "boxes": tf.clip_by_value(boxes, 0.0, corner)}
+        scale, corner = scale[:, None, ::-1], tf.cast(sizes, tf.float32)[:, None, ::-1]
+        boxes = found["boxes"] * tf.tile(scale, (1, 1, 2))
+        moved = {"boxes": tf.clip_by_value(boxes, 0.0, tf.tile(corner, (1, 1, 2)))}
+        if "keypoints" in found:
+            points, scores = found["keypoints"][..., :2], found["keypoints"][..., 2:]
+            moved["keypoints"] = tf.concat([points * scale[:, None], scores], axis=-1)
+        return {**found, **moved}
 
     def _load_all(self, encoded):
         """Decode and resize in parallel, then pad to one size."""
@@ -176,7 +181,8 @@ class Signatures:
     def _first(self, found):
         count = found["num_detections"][0]
         size = found["image_sizes"][0]
-        lists = {name: found[name][0, :count] for name in ("boxes", "labels", "scores")}
+        names = [name for name in ("boxes", "labels", "scores", "keypoints") if name in found]
+        lists = {name: found[name][0, :count] for name in names}
         if "masks" in found:
             lists["masks"] = paste_masks(
                 found["masks"][0, :count], lists["boxes"], size, rule=self.config.paste_rule

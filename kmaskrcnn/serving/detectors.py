@@ -1,12 +1,9 @@
-"""The two ways to run a model on pixels: the Keras model itself, and a SavedModel that was exported from it.
+"""Ways to run a model on pixels: the Keras model itself and a SavedModel; for ONNX see onnx_detector.py.
 
 A detector has a `config` and the method `detect`, from a list of pictures `(H, W, C)` of any sizes to their
 `Detections` in the same order. Pictures run together only where they are padded to one size: padded further, a
 picture's border would look different to the network than it does alone.
 """
-
-import json
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +11,7 @@ import tensorflow as tf
 from kmaskrcnn.config import MaskRCNNConfig, from_dict
 from kmaskrcnn.detections import Detections
 from kmaskrcnn.geometry.resizing import padded_length, resize_pixels, resize_shape
+from kmaskrcnn.serving.served_model import ServedModel
 
 
 class KerasDetector:
@@ -61,22 +59,15 @@ class SavedModelDetector:
     """Runs the signature `serving_default` of a folder that `export_saved_model` wrote.
 
     Args:
-        path: the folder.
+        path: the folder, or one with numbered versions of it, see `served_model.find_version`.
 
     Raises:
         ValueError: the folder is no SavedModel of this package.
     """
 
     def __init__(self, path):
-        if not Path(path, "saved_model.pb").is_file():
-            raise ValueError(f"{path}: no SavedModel, there is no saved_model.pb in this folder")
-        self.loaded = tf.saved_model.load(str(path))
-        missing = {"serving_default", "metadata"} - set(self.loaded.signatures)
-        if missing:
-            raise ValueError(f"{path}: not exported by kmaskrcnn, it lacks {sorted(missing)}")
-        config = self.loaded.signatures["metadata"]()["config"].numpy()
-        self.config = from_dict(MaskRCNNConfig, json.loads(config))
-        self.function = self.loaded.signatures["serving_default"]
+        self.model = ServedModel(path)
+        self.config = from_dict(MaskRCNNConfig, self.model.config)
 
     def detect(self, pictures):
         found = [None] * len(pictures)
@@ -84,8 +75,7 @@ class SavedModelDetector:
             images = np.stack([pictures[place] for place in places])
             if images.dtype != np.uint8:
                 raise ValueError(f"picture: a SavedModel takes uint8 pixels, got {images.dtype}")
-            outputs = self.function(images=tf.constant(images))
-            outputs = {name: x.numpy() for name, x in outputs.items()}
+            outputs = self.model.run("serving_default", {"images": images})
             for row, place in enumerate(places):
                 size = images.shape[1:3]  # boxes are in the picture's pixels already
                 c = self.config
@@ -94,19 +84,23 @@ class SavedModelDetector:
         return found
 
 
-def prepare(pixels, config):
+def prepare(pixels, config, canvas=None):
     """Resize and pad one picture as the training data was.
 
     Args:
         pixels: `(H, W, C)`.
         config: a `MaskRCNNConfig`, for `min_size`, `max_size`, `resize_rule` and `size_divisor`.
+        canvas: `(height, width)` of a network image of fixed size: the picture is shrunk until it fits, and padded.
 
     Returns:
         The model's inputs, a batch of one (`images` float32), and the `(height, width)` of the picture within it.
     """
     size = resize_shape(*pixels.shape[:2], config.min_size, config.max_size, config.resize_rule)
+    if canvas is not None:
+        fit = min(1.0, *(most / side for most, side in zip(canvas, size)))
+        size = tuple(max(1, int(side * fit)) for side in size)
     (height, width), resized = size, resize_pixels(pixels, size, config.resize_rule)
-    rows, columns = (padded_length(side, config.size_divisor) for side in size)
+    rows, columns = canvas or (padded_length(side, config.size_divisor) for side in size)
     padded = np.zeros((1, rows, columns, pixels.shape[2]), np.float32)
     padded[0, :height, :width] = resized
     return {"images": padded, "image_sizes": np.array([size], np.int32)}, size

@@ -4,15 +4,15 @@ import itertools
 import logging
 from pathlib import Path
 
-import keras
 import numpy as np
 from PIL import Image, ImageOps
 
 from kmaskrcnn.data.pictures import decode_picture, read_picture
 from kmaskrcnn.detections import Detections
-from kmaskrcnn.model import MaskRCNN
-from kmaskrcnn.serving.detectors import KerasDetector, SavedModelDetector
+from kmaskrcnn.serving.loading import open_detector
 from kmaskrcnn.serving.tiling import merge_tiles, tile_windows
+from kmaskrcnn.serving.video import VideoFile, frame_rate, read_frames
+from kmaskrcnn.visualize import draw_detections
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -23,10 +23,12 @@ class Predictor:
     """Finds the objects in one picture after another.
 
     Args:
-        model: a `MaskRCNN`, the path of a `.keras` file, or the folder of an exported SavedModel.
+        model: a `MaskRCNN`; the path of a `.keras` file, of a SavedModel's folder, of an exported `.onnx` file,
+            or of a preset's folder or file; or the name of a preset, such as `"maskrcnn_resnet50_fpn_v2_coco"`.
 
     Raises:
         ValueError: the path holds no such model; the error names it.
+        ImportError: for an `.onnx` file, onnxruntime is not installed.
 
     Example:
         ```python
@@ -39,11 +41,7 @@ class Predictor:
     """
 
     def __init__(self, model):
-        if isinstance(model, (str, Path)):
-            is_folder = Path(model).is_dir()
-            self.detector = SavedModelDetector(model) if is_folder else _load_keras(model)
-        else:
-            self.detector = KerasDetector(model)
+        self.detector = open_detector(model)
         self.config = self.detector.config
 
     def __call__(self, picture) -> Detections:
@@ -97,6 +95,33 @@ class Predictor:
         paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
         yield from zip(paths, self.predict_many(paths, batch_size, on_error))
 
+    def predict_video(self, path, output=None, batch_size=4, min_score=0.5):
+        """Detect the objects of every frame of a video; only `batch_size` frames are in memory at once.
+
+        Args:
+            path: of any file that OpenCV can read.
+            output: path of a video to write with the objects drawn into the frames, `.mp4` or `.avi`; it is whole once
+                all frames were taken.
+            batch_size: frames that the network sees at once.
+            min_score: what scores less is not drawn.
+
+        Yields:
+            `Detections` of each frame, in order.
+
+        Raises:
+            ValueError: the file is missing or no video, or `output` has another ending.
+            OSError: `output` cannot be written.
+        """
+        if output is None:
+            yield from self.predict_many(read_frames(path), batch_size)
+            return
+        frames, kept = itertools.tee(read_frames(path))
+        found = self.predict_many(frames, batch_size)
+        with VideoFile(output, frame_rate(path)) as video:
+            for frame, detections in zip(kept, found):
+                video.write(draw_detections(frame, detections, min_score=min_score))
+                yield detections
+
     def predict_tiled(self, picture, tile_size=1024, overlap=0.25, batch_size=4) -> Detections:
         """Detect small objects in a large picture: tile by tile, at the tiles' own resolution.
 
@@ -142,15 +167,6 @@ class Predictor:
                 raise
             logger.warning("left out: %s", error)
             return None
-
-
-def _load_keras(path):
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file or folder")
-    model = keras.saving.load_model(path, compile=False)
-    if not isinstance(model, MaskRCNN):
-        raise ValueError(f"{path}: a {type(model).__name__}, not a MaskRCNN")
-    return KerasDetector(model)
 
 
 def _pillow_pixels(image):

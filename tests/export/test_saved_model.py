@@ -181,3 +181,24 @@ def test_a_server_needs_no_operation_of_ours(kernels, monkeypatch, tmp_path):
     monkeypatch.setattr(Signatures, "functions", lambda self: {name: functions(self)[name]})
     written = export_saved_model(model, tmp_path / "served") / "saved_model.pb"
     assert b"CropAndResize" in written.read_bytes() and b"Kmaskrcnn" not in written.read_bytes()
+
+
+def test_keypoints_are_served_in_the_pictures_pixels():
+    model = tiny_model(with_mask=False, with_keypoints=True, keypoint_names=tuple("vwxyz"))
+    functions = Signatures(model, 10**6).functions()
+    files = [*(encode(picture) for picture in PHOTOS[:3]), b"no picture"]
+    predict = Predictor(model)
+    found = {k: v.numpy() for k, v in functions["predict_jpeg"](files).items()}
+    for row, picture in enumerate(PHOTOS[:3]):
+        wanted = predict(picture)
+        assert len(wanted) > 0 and wanted.keypoints.shape == (len(wanted), 5, 3)
+        # A keypoint lies in its box, in the same pixels.
+        low, high = wanted.boxes[:, None, :2] - 0.5, wanted.boxes[:, None, 2:] + 0.5
+        assert np.all((wanted.keypoints[..., :2] >= low) & (wanted.keypoints[..., :2] <= high))
+        np.testing.assert_allclose(
+            found["keypoints"][row][: len(wanted)], wanted.keypoints, atol=0.01, rtol=0
+        )
+    assert not found["keypoints"][3].any() and found["errors"][3]
+    single = functions["predict_single"](PHOTOS[2])
+    assert "masks" not in single
+    np.testing.assert_allclose(single["keypoints"], predict(PHOTOS[2]).keypoints, atol=0.01)

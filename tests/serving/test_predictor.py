@@ -8,6 +8,8 @@ import pytest
 from pictures import encode, oriented, photo
 from PIL import Image
 
+from kmaskrcnn.serving import loading
+from kmaskrcnn.serving.detectors import prepare
 from kmaskrcnn.serving.predictor import Predictor
 
 PHOTOS = [photo(48, 64), photo(90, 60, 1), photo(48, 64, 2), photo(200, 320, 3)]
@@ -94,8 +96,9 @@ def test_it_loads_files(kind, model, served_folder, predict, tmp_path):
 
 
 def test_what_it_cannot_take_is_named(predict, tmp_path):
-    with pytest.raises(ValueError, match="no such file or folder"):
-        Predictor(tmp_path / "absent.keras")
+    for name in ("absent.keras", "absent", "absent.pth"):
+        with pytest.raises(ValueError, match="no such file or folder"):
+            Predictor(tmp_path / name)
     with pytest.raises(ValueError, match="no saved_model.pb"):
         Predictor(tmp_path)
     with pytest.raises(ValueError, match=r"got shape \(5, 5\), accepted is \(H, W, 3\)"):
@@ -104,6 +107,48 @@ def test_what_it_cannot_take_is_named(predict, tmp_path):
         predict(b"no picture")
     with pytest.raises(ValueError, match="on_error: got 'ignore'"):
         next(predict.predict_many([], on_error="ignore"))
+
+
+def test_a_preset_goes_by_its_name(model, monkeypatch, tmp_path):
+    asked = []
+
+    def from_preset(preset):
+        asked.append(str(preset))
+        return model
+
+    monkeypatch.setattr(loading.MaskRCNN, "from_preset", from_preset)
+    (tmp_path / "config.yaml").touch()  # the mark of a folder that save_preset wrote
+    (tmp_path / "others.pth").touch()
+    names = ["maskrcnn_resnet50_fpn_coco", str(tmp_path), str(tmp_path / "others.pth")]
+    for name in names:
+        assert Predictor(name).config == model.config
+    assert asked == names
+
+
+@pytest.mark.slow
+def test_an_onnx_file_detects_the_same(model, predict, tmp_path):
+    pytest.importorskip("tf2onnx", reason="pip install kmaskrcnn[onnx]")
+    pytest.importorskip("onnxruntime", reason="pip install kmaskrcnn[onnx]")
+    loaded = Predictor(model.export(tmp_path / "m.onnx", format="onnx", image_size=(64, 128)))
+    assert loaded.config == model.config
+    for picture in PHOTOS[0], PHOTOS[2]:  # on the canvas that they have in the model, too
+        assert_same(loaded(picture), predict(picture), boxes=0.01)
+    tall = loaded(PHOTOS[1])  # 90 x 60 pixels: shrunk until it fits
+    inputs, size = prepare(PHOTOS[1], model.config, (64, 128))
+    assert size == (64, 42) and inputs["images"].shape == (1, 64, 128, 3)
+    wanted = model.predict_on_batch(inputs)
+    np.testing.assert_allclose(
+        tall.boxes, wanted["boxes"][0, : len(tall)] * np.tile([60 / 42, 90 / 64], 2), atol=0.02
+    )
+
+
+def test_what_is_no_onnx_file_is_named(tmp_path):
+    pytest.importorskip("onnxruntime", reason="pip install kmaskrcnn[onnx]")
+    with pytest.raises(ValueError, match="absent.onnx: no such file"):
+        Predictor(tmp_path / "absent.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="bad.onnx: no model for ONNX Runtime"):
+        Predictor(tmp_path / "bad.onnx")
 
 
 def test_one_trace_serves_all_sizes(model):
@@ -118,8 +163,16 @@ def resident():
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
-@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
-def test_memory_stays_flat(predict, count):
+@pytest.mark.parametrize(
+    "kind, count",
+    [
+        ("keras", 200),
+        pytest.param("keras", 1000, marks=pytest.mark.slow),
+        pytest.param("saved_model", 1000, marks=pytest.mark.slow),
+    ],
+)
+def test_memory_stays_flat(predict, served_folder, kind, count):
+    predict = predict if kind == "keras" else Predictor(served_folder)
     pictures = [photo(48 + 7 * (i % 5), 64 + 11 * (i % 3), i) for i in range(15)]
     for i in range(50):
         predict(pictures[i % 15])
