@@ -7,6 +7,7 @@
     roi_align_geometry.h        where samples lie              lanes.h           float, bfloat16, float16 as vectors
     roi_align_cpu.{h,cc}        the kernels for CPUs           roi_align_op.cc   what TensorFlow needs to call them
     roi_align_cuda.{h,cu}       the kernels for GPUs           roi_align_gpu.cc  what TensorFlow needs to call those
+    roi_align_inputs.h          what the operations refuse
 
 Nothing else needs them: without the library the layers use TensorFlow's own operations.
 """

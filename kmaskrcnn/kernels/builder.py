@@ -13,9 +13,6 @@ from kmaskrcnn.kernels.library import SOURCES, forget_library, library_path
 
 logger = logging.getLogger(__name__)
 
-CPU_SOURCES = ("roi_align_op.cc", "roi_align_cpu.cc")
-GPU_SOURCES = ("roi_align_gpu.cc", "roi_align_cuda.cu")
-
 
 def build_kernels(cuda=None, force=False) -> Path:
     """Compile the kernels against the installed TensorFlow, and put the library where `load_library` looks.
@@ -81,12 +78,9 @@ def link_command(objects, output, cuda) -> list[str]:
     """The command that makes the library of the compiled sources."""
     import tensorflow as tf
 
-    command = [*_compiler(), "-shared", *objects, "-o", output, *tf.sysconfig.get_link_flags()]
-    if cuda:
-        toolkit = Path(shutil.which(_nvcc()[0])).resolve().parents[1]
-        # CUDA's runtime in the library itself: TensorFlow's own is not on the linker's path.
-        command += [f"-L{toolkit / 'lib64'}", "-lcudart_static", "-lrt", "-lpthread", "-ldl"]
-    return command
+    # nvcc knows where CUDA's runtime lies, and puts it into the library.
+    linker = _nvcc() if cuda else _compiler()
+    return [*linker, "-shared", *objects, "-o", output, *tf.sysconfig.get_link_flags()]
 
 
 def _compiler():

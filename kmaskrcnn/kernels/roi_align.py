@@ -12,7 +12,7 @@ import functools
 from kmaskrcnn.kernels.library import has_gpu_kernels, load_library
 
 DTYPES = ("float32", "bfloat16", "float16")
-ATTRIBUTES = ("strides", "pool_size", "sampling_ratio", "aligned", "deterministic")
+ATTRIBUTES = ("strides", "pool_size", "sampling_ratio", "aligned")
 
 
 def is_available() -> bool:
@@ -29,8 +29,7 @@ def is_available() -> bool:
 def roi_align(features, rois, image_indices, level_indices, **options):
     """Average-pool regions from the levels of a pyramid, all levels in one launch.
 
-    Gradients flow to the features, none to the regions. On CPUs the gradient is the same at every run; on GPUs it is
-    where TensorFlow's `enable_op_determinism` asks for that.
+    Gradients flow to the features, none to the regions, and are the same at every run.
 
     Args:
         features: list of `(B, H, W, C)` float32, bfloat16 or float16.
@@ -49,22 +48,13 @@ def roi_align(features, rois, image_indices, level_indices, **options):
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3
     """
-    from tensorflow.python.framework.config import is_op_determinism_enabled
-
     library = load_library()
     if library is None:
         raise RuntimeError(
             "RoIAlign's kernels are not built; `kmaskrcnn build-kernels` builds them"
         )
     _register_gradients()
-    return library.kmaskrcnn_roi_align(
-        features,
-        rois,
-        image_indices,
-        level_indices,
-        deterministic=is_op_determinism_enabled(),
-        **options
-    )
+    return library.kmaskrcnn_roi_align(features, rois, image_indices, level_indices, **options)
 
 
 @functools.cache

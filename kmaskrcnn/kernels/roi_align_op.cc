@@ -1,7 +1,8 @@
-// The operations KmaskrcnnRoiAlign and KmaskrcnnRoiAlignGrad: what TensorFlow needs to call the kernels.
+// The operations KmaskrcnnRoiAlign and KmaskrcnnRoiAlignGrad, and what TensorFlow needs to call their CPU kernels.
 #include <vector>
 
 #include "roi_align_cpu.h"
+#include "roi_align_inputs.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -9,19 +10,10 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
-#if defined(KMASKRCNN_CUDA)
-#include "roi_align_cuda.h"
-#include "tensorflow/core/platform/stream_executor.h"
-#endif
 
 namespace kmaskrcnn {
 namespace {
 
-using tensorflow::OpKernel;
-using tensorflow::OpKernelConstruction;
-using tensorflow::OpKernelContext;
-using tensorflow::Tensor;
-using tensorflow::TensorShape;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
@@ -37,7 +29,6 @@ REGISTER_OP("KmaskrcnnRoiAlign")
     .Attr("pool_size: int >= 1")
     .Attr("sampling_ratio: int >= 0")
     .Attr("aligned: bool")
-    .Attr("deterministic: bool")  // of the gradient, on GPUs; it always is on CPUs
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle feature, rois;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &feature));
@@ -49,7 +40,7 @@ REGISTER_OP("KmaskrcnnRoiAlign")
     });
 
 REGISTER_OP("KmaskrcnnRoiAlignGrad")
-    .Input("pooled_gradient: T")              // (N, P, P, C)
+    .Input("pooled_gradient: T")                  // (N, P, P, C)
     .Input("feature_shapes: num_levels * int32")  // (4,)
     .Input("rois: float")
     .Input("image_indices: int32")
@@ -61,7 +52,6 @@ REGISTER_OP("KmaskrcnnRoiAlignGrad")
     .Attr("pool_size: int >= 1")
     .Attr("sampling_ratio: int >= 0")
     .Attr("aligned: bool")
-    .Attr("deterministic: bool")
     .SetShapeFn([](InferenceContext* c) {
       for (int i = 0; i < c->num_outputs(); ++i) {
         ShapeHandle shape;
@@ -71,74 +61,7 @@ REGISTER_OP("KmaskrcnnRoiAlignGrad")
       return absl::OkStatus();
     });
 
-// -- both devices -----------------------------------------------------------------------------------------------------
-
-struct Attributes {
-  PoolOptions options;
-  std::vector<float> strides;
-  bool deterministic;
-};
-
-absl::Status read_attributes(OpKernelConstruction* c, Attributes* to) {
-  int levels;
-  TF_RETURN_IF_ERROR(c->GetAttr("pool_size", &to->options.pool_size));
-  TF_RETURN_IF_ERROR(c->GetAttr("sampling_ratio", &to->options.sampling_ratio));
-  TF_RETURN_IF_ERROR(c->GetAttr("aligned", &to->options.aligned));
-  TF_RETURN_IF_ERROR(c->GetAttr("deterministic", &to->deterministic));
-  TF_RETURN_IF_ERROR(c->GetAttr("strides", &to->strides));
-  TF_RETURN_IF_ERROR(c->GetAttr("num_levels", &levels));
-  if (static_cast<int>(to->strides.size()) == levels) return absl::OkStatus();
-  return absl::InvalidArgumentError("strides: accepted is one number for each of the features");
-}
-
-// The last three inputs of both operations.
-absl::Status read_regions(OpKernelContext* c, Regions* regions) {
-  const int first = c->num_inputs() - 3;
-  const Tensor &rois = c->input(first), &images = c->input(first + 1), &levels = c->input(first + 2);
-  if (rois.dims() != 2 || rois.dim_size(1) != 4) {
-    return absl::InvalidArgumentError("rois: got " + rois.shape().DebugString() + ", accepted is (N, 4)");
-  }
-  const TensorShape expected({rois.dim_size(0)});
-  if (images.shape() != expected || levels.shape() != expected) {
-    return absl::InvalidArgumentError("image_indices, level_indices: accepted is one number for each of the rois");
-  }
-  *regions = {rois.flat<float>().data(), images.flat<int32_t>().data(), levels.flat<int32_t>().data(),
-              static_cast<int>(rois.dim_size(0))};
-  return absl::OkStatus();
-}
-
-absl::Status check_shape(const TensorShape& shape, const TensorShape& first) {
-  const bool fits = shape.dims() == 4 && shape.dim_size(0) == first.dim_size(0) &&
-                    shape.dim_size(3) == first.dim_size(3);
-  if (fits) return absl::OkStatus();
-  return absl::InvalidArgumentError("features: got " + shape.DebugString() +
-                                    ", accepted is (B, H, W, C) with the same B and C on all levels");
-}
-
-// The given features' shapes as one checked list.
-absl::Status shapes_of_features(OpKernelContext* c, int count, bool are_tensors, std::vector<TensorShape>* shapes) {
-  for (int i = 0; i < count; ++i) {
-    TensorShape shape;
-    if (are_tensors) {
-      shape = c->input(i).shape();
-    } else {
-      const Tensor& sizes = c->input(1 + i);
-      if (sizes.dims() != 1) return absl::InvalidArgumentError("feature_shapes: accepted are vectors");
-      TF_RETURN_IF_ERROR(tensorflow::TensorShapeUtils::MakeShape(sizes.vec<int32_t>(), &shape));
-    }
-    shapes->push_back(shape);
-    if (shape.dims() != 4) return check_shape(shape, shape);
-    TF_RETURN_IF_ERROR(check_shape(shape, shapes->front()));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status check_pooled(const TensorShape& shape, int64_t regions, int64_t size, int64_t channels) {
-  if (shape == TensorShape({regions, size, size, channels})) return absl::OkStatus();
-  return absl::InvalidArgumentError("pooled_gradient: got " + shape.DebugString() + ", accepted is (N, P, P, C)");
-}
-
-// -- CPU --------------------------------------------------------------------------------------------------------------
+// -- kernels ----------------------------------------------------------------------------------------------------------
 
 template <class T> struct Own;
 template <> struct Own<float> { using type = float; };
