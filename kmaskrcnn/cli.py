@@ -98,6 +98,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_format(train)
     train.add_argument("--output", required=True, metavar="DIR")
     train.add_argument(
+        "--resume", action="store_true", help="go on with what was interrupted in the output folder"
+    )
+    train.add_argument(
         "--set",
         nargs="*",
         action="extend",
@@ -196,7 +199,8 @@ def run_train(options):
 
     reading = [] if options.format == "auto" else [f"data.format={options.format}"]
     recipe = override(load_yaml(options.config), [*reading, *options.set])
-    metrics = train(recipe, options.train, options.validation, options.output, verbose=progress())
+    data = options.train, options.validation
+    metrics = train(recipe, *data, options.output, resume=options.resume, verbose=progress())
     show(format_table(metrics))
 
 

@@ -266,6 +266,7 @@ class TrainingConfig:
     backbone_weights: str | None = None  # "imagenet" or a file
     mixed_precision: str | None = None  # "mixed_bfloat16" or "mixed_float16"
     evaluate_every: int = 1  # epochs
+    tensorboard: bool = False  # losses, AP and pictures for TensorBoard, too
     seed: int = 0
 
     def __post_init__(self):

@@ -38,6 +38,7 @@ def make_dataset(
     with_keypoints=False,
     keypoint_flip_pairs=None,
     augmentation=None,
+    first_epoch=0,
     repeat=False,
     drop_remainder=False,
 ):
@@ -66,6 +67,7 @@ def make_dataset(
         keypoint_flip_pairs: pairs of keypoints that a flip swaps; by default those of the records,
             whose names differ by left and right.
         augmentation: `AugmentationConfig`, what else may happen to the pictures; `None` for nothing.
+        first_epoch: int, which epoch the first iteration is; a training that goes on begins there.
         repeat: bool, go on with the next epoch forever.
         drop_remainder: bool, leave out a batch that is not full and make B static.
 
@@ -128,7 +130,7 @@ def make_dataset(
         options = (min_size, max_size, flip, flip_pairs, resize_rule)
         loader = AugmentedLoader(loader, Augmentation(augmentation, *options))
         flip = None
-    plan = _Plan(sizes, batch_size, size_divisor, flip, shuffle, seed, drop_remainder)
+    plan = _Plan(sizes, batch_size, size_divisor, flip, shuffle, seed, drop_remainder, first_epoch)
     specs = _batch_specs(
         batch_size if drop_remainder else None, mask_size, num_keypoints, loader.dtype
     )
@@ -194,11 +196,13 @@ class _Plan:
     A picture's draw is 1 where it is flipped and 0 elsewhere; the seed of its augmentation where `flip` is `None`.
     """
 
-    def __init__(self, sizes, batch_size, divisor, flip, shuffle, seed, drop_remainder):
+    def __init__(
+        self, sizes, batch_size, divisor, flip, shuffle, seed, drop_remainder, first_epoch=0
+    ):
         self.shapes = [[padded_length(side, divisor) for side in size] for size in sizes]
         self.batch_size, self.drop_remainder = batch_size, drop_remainder
         self.flip, self.shuffle, self.seed = flip, shuffle, seed
-        self.epochs = itertools.count()
+        self.epochs = itertools.count(first_epoch)
 
     def next_epoch(self, _):
         """The epoch's pictures in order `(N,)`, their draws `(N,)`, and where each batch ends."""

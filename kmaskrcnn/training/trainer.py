@@ -7,36 +7,43 @@ from pathlib import Path
 
 import keras
 
-from kmaskrcnn.config import MaskRCNNConfig, Recipe, save_yaml
+from kmaskrcnn.config import MaskRCNNConfig, Recipe, load_yaml, save_yaml, to_dict
 from kmaskrcnn.data.formats import load_dataset
-from kmaskrcnn.data.pictures import read_picture, write_picture
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import CocoDataset
 from kmaskrcnn.layers.backbones import freeze_backbone
 from kmaskrcnn.model import MaskRCNN
-from kmaskrcnn.serving.predictor import Predictor
 from kmaskrcnn.training.callbacks import AverageWeights, CocoEvaluation
+from kmaskrcnn.training.monitors import NanGuard, PredictionPictures, ResourceUse
 from kmaskrcnn.training.optimizers import make_optimizer
-from kmaskrcnn.visualize import draw_detections, plot_history
+from kmaskrcnn.training.resuming import Resume
+from kmaskrcnn.visualize import plot_history
 from kmaskrcnn.weights.backbones import load_backbone_weights
-
-LEGIBLE_SIZE = 800  # pixels; smaller pictures are enlarged before names are written on them
 
 logger = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4, verbose="auto"):
+def train(
+    recipe: Recipe,
+    train_data,
+    validation_data,
+    output,
+    pictures: int = 4,
+    resume: bool = False,
+    verbose="auto",
+):
     """Train a model as a recipe says, and write down all that one wants to know of it.
 
     Writes into `output`: `model.keras` (the last epoch's weights, or their averages), `recipe.yaml`, `metrics.json`
     (AP of boxes and masks), `history.csv` (losses and AP by epoch), `history.png` and drawn
-    `pictures/`.
+    `pictures/`; with `training.tensorboard` also `tensorboard/`.
 
     Args:
         recipe: model, data and training; names of classes and keypoints are taken from the training data.
         train_data, validation_data: `(annotations, image folder)`, as `load_dataset` takes them.
         output: a folder, made if need be.
         pictures: how many validation pictures to draw.
+        resume: go on with the training of the same recipe that was interrupted in `output`.
         verbose: as `keras.Model.fit` takes it.
 
     Returns:
@@ -44,6 +51,8 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
 
     Raises:
         DatasetError: naming file, image id and annotation id, before training starts.
+        ValueError: `resume` with another recipe.
+        FloatingPointError: the loss is no longer a number; it names the image ids.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -54,32 +63,69 @@ def train(recipe: Recipe, train_data, validation_data, output, pictures: int = 4
         *validation_data, class_names=train_records.class_names, **reading
     )
     recipe = dataclasses.replace(recipe, model=name_classes(recipe.model, train_records))
+    state = Resume(output / "resume") if resume else _fresh_state(output)
+    if state.epoch:
+        _check_same(recipe, output / "recipe.yaml")
+        logger.info("going on after %d of %d epochs", state.epoch, recipe.training.epochs)
     save_yaml(recipe, output / "recipe.yaml")
 
-    train_dataset = recipe_dataset(recipe, train_records, training=True)
+    guard = NanGuard()
+    train_dataset = recipe_dataset(recipe, train_records, training=True, first_epoch=state.epoch)
     validation_dataset = recipe_dataset(recipe, validation_records, training=False)
     model = build_model(recipe)
     model.compile(optimizer=make_optimizer(recipe, model, int(train_dataset.cardinality())))
+    state.restore(model)
     evaluation = CocoEvaluation(
         validation_dataset,
         validation_records,
         every=recipe.training.evaluate_every,
         sigmas=recipe.model.keypoint_sigmas,
     )
-    averages = [] if recipe.training.ema_momentum is None else [AverageWeights()]
-    history = keras.callbacks.CSVLogger(str(output / "history.csv"))
+    last, evaluated = recipe.training.epochs, recipe.training.evaluate_every
+    logs = output / "tensorboard" if recipe.training.tensorboard else None
     model.fit(
-        train_dataset,
+        guard.watch(train_dataset),
         epochs=recipe.training.epochs,
-        callbacks=[*averages, evaluation, history],
+        initial_epoch=state.epoch,
+        callbacks=[
+            guard,
+            *([] if recipe.training.ema_momentum is None else [AverageWeights()]),
+            evaluation,
+            PredictionPictures(
+                validation_records, output / "pictures", pictures, evaluated if logs else last, logs
+            ),
+            ResourceUse(),
+            keras.callbacks.CSVLogger(str(output / "history.csv"), append=state.epoch > 0),
+            *([keras.callbacks.TensorBoard(str(logs))] if logs else []),
+            state,
+        ],
         shuffle=False,  # the dataset shuffles itself
         verbose=verbose,
     )
     model.save(output / "model.keras")
     (output / "metrics.json").write_text(json.dumps(evaluation.metrics, indent=2))
     plot_history(output / "history.csv", output / "history.png")
-    draw_predictions(model, validation_records, output / "pictures", pictures)
     return evaluation.metrics
+
+
+def _fresh_state(output):
+    """The state of a training that starts from the beginning, whatever was interrupted here."""
+    state = Resume(output / "resume")
+    state.on_train_end()
+    return state
+
+
+def _check_same(recipe, path):
+    before = load_yaml(path)
+    if before != recipe:
+        told, now = to_dict(before), to_dict(recipe)
+        changed = [
+            f"{part}.{name}"
+            for part, values in now.items()
+            for name, value in values.items()
+            if told[part][name] != value
+        ]
+        raise ValueError(f"resume: {path} was interrupted with other {', '.join(changed)}")
 
 
 def name_classes(config: MaskRCNNConfig, records: CocoDataset) -> MaskRCNNConfig:
@@ -107,7 +153,7 @@ def build_model(recipe: Recipe) -> MaskRCNN:
     return model
 
 
-def recipe_dataset(recipe: Recipe, records: CocoDataset, training: bool):
+def recipe_dataset(recipe: Recipe, records: CocoDataset, training: bool, first_epoch: int = 0):
     """The `(inputs, targets)` batches that a recipe makes of records."""
     return make_dataset(
         records,
@@ -123,16 +169,5 @@ def recipe_dataset(recipe: Recipe, records: CocoDataset, training: bool):
         with_keypoints=recipe.model.with_keypoints,
         keypoint_flip_pairs=recipe.model.keypoint_flip_pairs,
         augmentation=recipe.augmentation if training else None,
+        first_epoch=first_epoch,
     )
-
-
-def draw_predictions(model, records: CocoDataset, folder, count: int) -> None:
-    """Draw what a model finds in the first pictures of a dataset, as PNG files in `folder`."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(model)
-    for record in records.images[:count]:
-        picture = read_picture(record.path, (record.height, record.width))
-        scale = max(1, LEGIBLE_SIZE // max(picture.shape))
-        drawn = draw_detections(picture, predictor(picture), scale=scale)
-        write_picture(folder / f"{record.image_id}_{Path(record.path).stem}.png", drawn)
