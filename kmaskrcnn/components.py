@@ -11,6 +11,7 @@ from kmaskrcnn.layers.heads import BoxHead, MaskHead, MLPMaskHead
 from kmaskrcnn.layers.keypoint_head import KeypointHead
 from kmaskrcnn.layers.mask_targets import MaskTargetLayer
 from kmaskrcnn.layers.normalizer import ImageNormalizer
+from kmaskrcnn.layers.point_rend import CoarseMaskHead, PointHead
 from kmaskrcnn.layers.roi_align import RoIAlign
 from kmaskrcnn.layers.roi_crop import RoICrop
 from kmaskrcnn.layers.roi_pool import RoIPool, RoIWarp
@@ -75,11 +76,16 @@ def make_proposals(c: MaskRCNNConfig):
     )
 
 
+def roi_align_of(c: MaskRCNNConfig):
+    """The implementation of RoIAlign."""
+    return "gather" if c.portable else c.roi_align
+
+
 def make_roi_layer(c: MaskRCNNConfig, pool_size, name):
     """RoIAlign, or what the paper compares it with."""
     if c.roi_pooling == "pool":
         return RoIPool(pool_size, name=name)
-    options = {"implementation": "gather" if c.portable else c.roi_align, "name": name}
+    options = {"implementation": roi_align_of(c), "name": name}
     if c.roi_pooling == "crop":
         return RoICrop(pool_size, **options)
     options |= {"sampling_ratio": c.roi_sampling_ratio, "reduce": c.roi_reduce}
@@ -103,11 +109,16 @@ def make_box_head(c: MaskRCNNConfig, name="box_head"):
     )
 
 
+def count_masks(c: MaskRCNNConfig):
+    """How many masks a region has: one for every class or for all of them, and one of the background in a softmax."""
+    return (1 if c.class_agnostic_masks else c.num_classes) + (c.mask_activation == "softmax")
+
+
 def make_mask_head(c: MaskRCNNConfig):
     """As many masks a region as the configuration tells apart."""
-    num_masks = 1 if c.class_agnostic_masks else c.num_classes
-    if c.mask_activation == "softmax":
-        num_masks += 1  # the background
+    num_masks = count_masks(c)
+    if c.mask_head == "point_rend":
+        return CoarseMaskHead(num_masks, c.mask_head_channels, c.mask_head_units, name="mask_head")
     if c.mask_head == "mlp":
         return MLPMaskHead(num_masks, c.mask_head_units, name="mask_head")
     return MaskHead(
@@ -118,6 +129,19 @@ def make_mask_head(c: MaskRCNNConfig):
         norm_epsilon=c.norm_epsilon,
         name="mask_head",
     )
+
+
+def make_point_head(c: MaskRCNNConfig):
+    """The masks at single points, for PointRend."""
+    return PointHead(count_masks(c), c.mask_head_channels, name="point_head")
+
+
+def make_mask_roi_layer(c: MaskRCNNConfig):
+    """As the box head's, but finer; PointRend's looks at the finest level alone, once a cell."""
+    if c.mask_head != "point_rend":
+        return make_roi_layer(c, c.mask_pool_size, "mask_align")
+    options = {"sampling_ratio": 1, "levels": ("P2",), "name": "mask_align"}
+    return RoIAlign(c.mask_pool_size, implementation=roi_align_of(c), **options)
 
 
 def make_keypoint_head(c: MaskRCNNConfig):
@@ -186,6 +210,7 @@ def make_relabel(c: MaskRCNNConfig, name):
 
 def make_mask_targets(c: MaskRCNNConfig):
     """The masks to learn."""
+    size = c.mask_pool_size // 2 if c.mask_head == "point_rend" else c.mask_size
     return MaskTargetLayer(
-        c.mask_size, implementation="gather" if c.portable else "auto", name="mask_targets"
+        size, implementation="gather" if c.portable else "auto", name="mask_targets"
     )

@@ -129,13 +129,13 @@ class MaskRCNNConfig:
 
     # Mask head
     with_mask: bool = True
-    mask_head: str = "fcn"  # "mlp": dense layers
+    mask_head: str = "fcn"  # "mlp": dense layers; "point_rend": a coarse mask, refined at its edges
     mask_activation: str = "sigmoid"  # "softmax": classes compete at each pixel
     class_agnostic_masks: bool = False  # one mask a region instead of one a class
-    mask_pool_size: int = 14  # masks are twice as fine
+    mask_pool_size: int = 14  # masks are twice as fine, those of "point_rend" eight times
     mask_head_convs: int = 4
     mask_head_channels: int = 256
-    mask_head_units: int = 1024  # of "mlp"
+    mask_head_units: int = 1024  # of "mlp" and the coarse mask of "point_rend"
     paste_rule: str = "half_pixel"  # "torchvision", "matterport": into boxes of whole pixels
 
     # Keypoint head. Like the classes, the names come from the data, and with them the pairs that a mirror swaps and the
@@ -187,7 +187,7 @@ class MaskRCNNConfig:
     @property
     def mask_size(self) -> int:
         """Height and width of a predicted mask, in its box's frame."""
-        return 2 * self.mask_pool_size
+        return (8 if self.mask_head == "point_rend" else 2) * self.mask_pool_size
 
     @property
     def num_keypoints(self) -> int:

@@ -16,7 +16,7 @@ CHOICES = {
     "stem_pool": ("symmetric", "same"),
     "box_rule": ("edges", "pixels"),
     "box_loss": ("smooth_l1", "l1", "giou", "diou", "ciou"),
-    "mask_head": ("fcn", "mlp"),
+    "mask_head": ("fcn", "mlp", "point_rend"),
     "mask_activation": ("sigmoid", "softmax"),
     "paste_rule": ("half_pixel", "torchvision", "matterport"),
     "suppression": ("hard", "soft_linear", "soft_gaussian"),
@@ -120,6 +120,16 @@ def check_keypoints(config) -> None:
     require(fits, "keypoint_sigmas", sigmas, f"one number for each of the {count} keypoints")
 
 
+def check_mask_head(config) -> None:
+    """Refuse mask heads whose parts do not go together."""
+    softmax, refined = config.mask_activation == "softmax", config.mask_head == "point_rend"
+    alone = not (config.class_agnostic_masks and softmax)
+    require(alone, "mask_activation", "softmax", "'sigmoid' where masks are class-agnostic")
+    require(not (refined and softmax), "mask_activation", "softmax", "'sigmoid' with 'point_rend'")
+    even = not refined or config.mask_pool_size % 2 == 0
+    require(even, "mask_pool_size", config.mask_pool_size, "an even number with 'point_rend'")
+
+
 def check_cascade(config) -> None:
     """Refuse stages of a cascade without a threshold and a variance each."""
     thresholds, variances = config.cascade_thresholds, config.cascade_box_variances
@@ -129,6 +139,8 @@ def check_cascade(config) -> None:
     accepted = f"four numbers for each of the {len(thresholds)} cascade_thresholds"
     fits = fits and all(len(variance) == 4 for variance in variances)
     require(fits, "cascade_box_variances", variances, accepted)
+    known = not thresholds or config.box_rule == "edges"
+    require(known, "box_rule", config.box_rule, "'edges' with cascade_thresholds")
 
 
 def check_ranges(config) -> None:
@@ -147,8 +159,7 @@ def check_ranges(config) -> None:
     check_numbers(config)
     check_keypoints(config)
     check_cascade(config)
-    alone = not (config.class_agnostic_masks and config.mask_activation == "softmax")
-    require(alone, "mask_activation", "softmax", "'sigmoid' where masks are class-agnostic")
+    check_mask_head(config)
     for name in ("pixel_mean", "pixel_std"):
         value = getattr(config, name)
         accepted = f"one number for each of the {config.in_channels} channels"

@@ -119,12 +119,13 @@ def mask_loss(mask_logits, labels, masks, num_classes):
     """Which pixels belong to each positive region's object? Only the true class's mask was picked.
 
     Args:
-        mask_logits: `(N, M, M)`, each region's mask for its own class.
+        mask_logits: `(N, M, M)`, each region's mask for its own class; or `(N, S)`, points of it.
         labels: `(N,)` int32; regions of no class (background, padding) do not count.
-        masks: `(N, M, M)` targets, 0 or 1.
+        masks: targets of the same shape, 0 to 1.
         num_classes: K.
     """
-    losses = ops.mean(binary_crossentropy(mask_logits, masks), axis=(1, 2))
+    losses = binary_crossentropy(mask_logits, masks)
+    losses = ops.mean(losses, axis=tuple(range(1, len(losses.shape))))
     return _mean(losses, ops.cast((labels >= 0) & (labels < num_classes), losses.dtype))
 
 

@@ -19,6 +19,7 @@ from kmaskrcnn.branches.box import BoxBranch
 from kmaskrcnn.branches.cascade import CascadeBoxBranch
 from kmaskrcnn.branches.keypoint import KeypointBranch
 from kmaskrcnn.branches.mask import MaskBranch
+from kmaskrcnn.branches.point_rend import PointRendBranch
 from kmaskrcnn.config import MaskRCNNConfig, from_dict, to_dict
 from kmaskrcnn.layers.regions import PackRegions, UnpackRegions
 from kmaskrcnn.objective import loss_names, loss_values
@@ -89,7 +90,8 @@ class MaskRCNN(keras.Model):
         self.box_branch = box_branch(c, name="box_branch")
         self.detail_branches = []
         if c.with_mask:
-            self.mask_branch = MaskBranch(c, name="mask_branch")
+            mask_branch = PointRendBranch if c.mask_head == "point_rend" else MaskBranch
+            self.mask_branch = mask_branch(c, name="mask_branch")
             self.detail_branches.append(self.mask_branch)
         if c.with_keypoints:
             self.keypoint_branch = KeypointBranch(c, name="keypoint_branch")

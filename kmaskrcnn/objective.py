@@ -9,7 +9,9 @@ def loss_names(config: MaskRCNNConfig) -> list:
     names = ["rpn_class_loss", "rpn_box_loss"]
     for stage in config.box_stages:
         names += [f"box_class_loss{stage}", f"box_loss{stage}"]
-    return names + ["mask_loss"] * config.with_mask + ["keypoint_loss"] * config.with_keypoints
+    if config.with_mask:
+        names += ["mask_loss"] + ["mask_point_loss"] * (config.mask_head == "point_rend")
+    return names + ["keypoint_loss"] * config.with_keypoints
 
 
 def loss_values(outputs, config: MaskRCNNConfig) -> dict:
@@ -40,6 +42,10 @@ def loss_values(outputs, config: MaskRCNNConfig) -> dict:
         )
         of_mask = (outputs[name] for name in ("mask_logits", "mask_labels", "mask_targets"))
         parts["mask_loss"] = loss(*of_mask, config.num_classes)
+    if "mask_point_loss" in loss_names(config):
+        names = ("mask_point_logits", "mask_labels", "mask_point_targets")
+        of_points = (outputs[name] for name in names)
+        parts["mask_point_loss"] = losses.mask_loss(*of_points, config.num_classes)
     if config.with_keypoints:
         parts["keypoint_loss"] = losses.keypoint_loss(
             outputs["keypoint_logits"],

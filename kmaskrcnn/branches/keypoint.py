@@ -38,7 +38,11 @@ class KeypointBranch(keras.layers.Layer):
             features: dict of level name -> `(B, h, w, C)`.
             found: packed `rois (N, 4)`, `image_indices (N,)`.
         """
-        return self.decode(self._logits(features, found), found["rois"])
+        return self.decode(self.maps(features, found), found["rois"])
+
+    def maps(self, features, found):
+        """What views of one picture may be averaged by: heatmaps `(N, m, m, P)`, logits."""
+        return self.head(self.align(features, found["rois"], found["image_indices"]))
 
     def learn(self, features, positive, truth):
         """What the head says of the positive regions, and what it should have said.
@@ -51,9 +55,6 @@ class KeypointBranch(keras.layers.Layer):
         places = [positive[name] for name in ("rois", "image_indices", "matches")]
         return {
             "keypoint_labels": positive["labels"],  # (N,)
-            "keypoint_logits": self._logits(features, positive),  # (N, m, m, P)
+            "keypoint_logits": self.maps(features, positive),  # (N, m, m, P)
             "keypoint_cells": self.targets(*places, truth["keypoints"]),  # (N, P)
         }
-
-    def _logits(self, features, regions):
-        return self.head(self.align(features, regions["rois"], regions["image_indices"]))

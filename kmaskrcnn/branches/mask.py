@@ -22,7 +22,7 @@ class MaskBranch(keras.layers.Layer):
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
         self.classes_compete = config.mask_activation == "softmax"
-        self.align = components.make_roi_layer(config, config.mask_pool_size, "mask_align")
+        self.align = components.make_mask_roi_layer(config)
         self.head = components.make_mask_head(config)
         self.select_class = SelectClass(name="select_class")
         self.targets = components.make_mask_targets(config)
@@ -32,7 +32,11 @@ class MaskBranch(keras.layers.Layer):
         return {"masks": keras.Input((None, None, None), name="masks", dtype="uint8")}
 
     def predict(self, features, found):
-        """The mask of each packed detection, `(N, M, M)` probabilities.
+        """The mask of each packed detection, `(N, M, M)` probabilities: `maps` already are."""
+        return self.maps(features, found)
+
+    def maps(self, features, found):
+        """What views of one picture may be averaged by: probabilities `(N, M, M)`.
 
         Args:
             features: dict of level name -> `(B, h, w, C)`.

@@ -187,20 +187,22 @@ class MLPMaskHead(keras.layers.Layer):
         num_masks: Q, as for `MaskHead`.
         units: of the hidden dense layers.
         num_dense: how many of them.
+        scale: s, cells of a mask to one of `pooled`, along each side.
 
     Call arguments:
         pooled: `(N, P, P, C)`.
 
     Returns:
-        `(N, 2 * P, 2 * P, Q)` logits, float32.
+        `(N, s * P, s * P, Q)` logits, float32.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 4.2, "Mask Branch", and table 2e
     """
 
-    def __init__(self, num_masks, units=1024, num_dense=2, **kwargs):
+    def __init__(self, num_masks, units=1024, num_dense=2, scale=2, **kwargs):
         super().__init__(**kwargs)
         self.num_masks, self.units, self.num_dense = num_masks, units, num_dense
+        self.scale = scale
         common = {"dtype": self.dtype_policy}
         self.flatten = keras.layers.Flatten(name="flatten", **common)
         self.dense = [
@@ -209,7 +211,7 @@ class MLPMaskHead(keras.layers.Layer):
         ]
 
     def build(self, shape):
-        self.mask_size = 2 * shape[1]
+        self.mask_size = self.scale * shape[1]
         self.logits = keras.layers.Dense(
             self.mask_size**2 * self.num_masks,
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.001),
@@ -228,7 +230,7 @@ class MLPMaskHead(keras.layers.Layer):
         return ops.cast(masks, "float32")
 
     def get_config(self):
-        names = ("num_masks", "units", "num_dense")
+        names = ("num_masks", "units", "num_dense", "scale")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -237,16 +239,17 @@ class SelectClass(keras.layers.Layer):
     """Takes, of every region's masks, the one of its class.
 
     Call arguments:
-        mask_logits: `(N, M, M, Q)`; with Q = 1 the one mask serves all classes.
+        mask_logits: `(N, M, M, Q)`, or points of it `(N, S, Q)`; with Q = 1 the one mask serves all classes.
         labels: `(N,)` int32; regions with no class (under 0, or K) get any mask.
 
     Returns:
-        `(N, M, M)`.
+        `(N, M, M)` or `(N, S)`.
     """
 
     def __init__(self, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def call(self, mask_logits, labels):
-        channel = ops.clip(labels, 0, mask_logits.shape[-1] - 1)[:, None, None, None]
+        channel = ops.clip(labels, 0, mask_logits.shape[-1] - 1)
+        channel = ops.reshape(channel, (-1, *[1] * (len(mask_logits.shape) - 1)))
         return ops.take_along_axis(mask_logits, channel, axis=-1)[..., 0]

@@ -6,6 +6,29 @@ from keras import ops
 from kmaskrcnn.layers.roi_align import RoIAlign
 
 
+def framed_masks(masks):
+    """All objects' masks with one cell of background around each: `(B, G, H, W)` -> `(B * G, H + 2, W + 2, 1)`."""
+    height, width = ops.shape(masks)[2:]
+    masks = ops.cast(ops.reshape(masks, (-1, height, width, 1)), "float32")
+    return ops.pad(masks, [[0, 0], [1, 1], [1, 1], [0, 0]])
+
+
+def cells_in_frames(points, boxes, mask_shape):
+    """Where points of the picture lie in the framed masks of their objects.
+
+    Args:
+        points: `(N, S, 2)` x, y in pixels.
+        boxes: `(N, 4)`, the object's box of each row of points.
+        mask_shape: H and W of the masks.
+
+    Returns:
+        `(N, S, 2)` x, y in cells of `framed_masks`.
+    """
+    corner, extent = boxes[:, None, :2], ops.maximum(boxes[:, None, 2:] - boxes[:, None, :2], 1e-4)
+    cells = ops.stack([ops.cast(size, "float32") for size in (mask_shape[1], mask_shape[0])])
+    return (points - corner) / extent * cells + 1.0
+
+
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
 class MaskTargetLayer(keras.layers.Layer):
     """Cuts each region's mask target out of its object's mask.
@@ -44,19 +67,11 @@ class MaskTargetLayer(keras.layers.Layer):
         self.align.built = True  # it has no weights
 
     def call(self, rois, image_indices, matches, boxes, masks):
-        height, width = ops.shape(masks)[2:]
         objects = image_indices * ops.shape(boxes)[1] + matches
         boxes = ops.take(ops.reshape(boxes, (-1, 4)), objects, axis=0)
-        origin = ops.concatenate([boxes[:, :2], boxes[:, :2]], axis=1)
-        extent = ops.maximum(boxes[:, 2:] - boxes[:, :2], 1e-4)
-        cells = ops.stack([ops.cast(size, "float32") for size in (width, height, width, height)])
-        # Within the box's frame, moved by the one cell of background that is put around the mask.
-        frames = (rois - origin) / ops.concatenate([extent, extent], axis=1) * cells + 1.0
-        masks = ops.reshape(masks, (-1, height, width, 1))
-        masks = ops.pad(
-            ops.cast(ops.take(masks, objects, axis=0), "float32"), [[0, 0], [1, 1], [1, 1], [0, 0]]
-        )
-        pooled = self.align({"P0": masks}, frames, ops.arange(ops.shape(objects)[0], dtype="int32"))
+        corners = ops.reshape(rois, (-1, 2, 2))
+        frames = ops.reshape(cells_in_frames(corners, boxes, ops.shape(masks)[2:]), (-1, 4))
+        pooled = self.align({"P0": framed_masks(masks)}, frames, objects)
         return ops.cast(pooled[..., 0] >= 0.5, "float32")
 
     def get_config(self):

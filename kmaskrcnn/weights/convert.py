@@ -15,12 +15,9 @@ import numpy as np
 
 from kmaskrcnn.weights.tables import PARTS
 
-# What belongs to the classes that a model was trained on.
-CLASS_LAYERS = (
-    "box_head/class_logits/",
-    "box_head/box_deltas/",
-    "mask_head/logits/",
-    "keypoint_head/logits/",
+# Paths of what belongs to the classes that a model was trained on.
+CLASS_LAYERS = re.compile(
+    r"box_head(_stage\d+)?/(class_logits|box_deltas)/|(mask_head(/dense)?|keypoint_head)/logits/|point_head/"
 )
 LOAD = ("all", "trunk", "backbone")
 
@@ -130,11 +127,11 @@ def load_arrays(model, arrays, origin=None, load="all"):
     for path in variables:
         if load == "backbone" and path not in backbone:
             initialised[path] = "load='backbone'"
-        elif load == "trunk" and path.startswith(CLASS_LAYERS):
+        elif load == "trunk" and CLASS_LAYERS.match(path):
             initialised[path] = "load='trunk'"
     if load == "all" and num_classes_of(translated) != model.config.num_classes:
         reason = f"the file has {num_classes_of(translated)} classes"
-        initialised.update({p: reason for p in variables if p.startswith(CLASS_LAYERS)})
+        initialised.update({p: reason for p in variables if CLASS_LAYERS.match(p)})
     wanted = {path: v for path, v in variables.items() if path not in initialised}
     pool_size = model.config.box_pool_size
     unused += _fill(wanted, translated, origin, pool_size, known=variables)

@@ -14,6 +14,7 @@ from kmaskrcnn.serving.predictor import Predictor
 
 VARIANTS = {
     "cascade": {"cascade_thresholds": (0.5, 0.6, 0.7)},
+    "point_rend": {"mask_head": "point_rend", "mask_pool_size": 4, "mask_head_units": 16},
 }
 SIZE = (64, 128)
 
