@@ -18,12 +18,13 @@ from kmaskrcnn.cityscapes_precision import evaluate_cityscapes
 from kmaskrcnn.config import ConfigError, DataConfig, MaskRCNNConfig, Recipe, TrainingConfig
 from kmaskrcnn.data.check import inspect_dataset
 from kmaskrcnn.data.faults import DatasetError
-from kmaskrcnn.data.formats import load_dataset
+from kmaskrcnn.data.formats import convert_dataset, load_dataset
 from kmaskrcnn.data.importers.cityscapes import load_cityscapes
 from kmaskrcnn.data.importers.lvis import load_lvis
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import load_coco
 from kmaskrcnn.data.shapes import write_shapes
+from kmaskrcnn.data.splitting import split_dataset
 from kmaskrcnn.detections import Detections
 from kmaskrcnn.evaluation import evaluate_model
 from kmaskrcnn.lvis_precision import evaluate_lvis
@@ -47,6 +48,7 @@ __all__ = [
     "Recipe",
     "TrainingConfig",
     "__version__",
+    "convert_dataset",
     "draw_detections",
     "evaluate_cityscapes",
     "evaluate_lvis",
@@ -59,6 +61,7 @@ __all__ = [
     "load_dataset",
     "load_lvis",
     "make_dataset",
+    "split_dataset",
     "train",
     "write_shapes",
 ]

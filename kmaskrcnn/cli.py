@@ -1,16 +1,19 @@
 """The command `kmaskrcnn`: each command calls one function of the rooms below."""
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
 
 from kmaskrcnn.allocation import keep_freed_memory
+from kmaskrcnn.cli_datasets import add_dataset_commands, add_format
+from kmaskrcnn.cli_output import show, write_json
 
 EXAMPLES = """examples:
   kmaskrcnn demo --output demo
   kmaskrcnn inspect train.json images/
+  kmaskrcnn convert-data labelme_folder/ all.json
+  kmaskrcnn split all.json --output parts/ --validation 0.2
   kmaskrcnn train configs/nuclei_mobilenetv2_fpn.yaml --train train.json images/ \\
       --validation val.json images/ --output runs/nuclei --set training.epochs=20
   kmaskrcnn evaluate runs/nuclei/model.keras --data val.json images/ --json metrics.json
@@ -74,11 +77,6 @@ def make_parser() -> argparse.ArgumentParser:
         own.add_argument("--debug", action="store_true", help="show the traceback of an error")
         own.set_defaults(run=run)
         return own
-
-    def add_format(own):
-        own.add_argument(
-            "--format", default="auto", help="of the data, see docs/data.md; by default they tell"
-        )
 
     demo = command(run_demo, "make pictures, train on them, evaluate and draw: a few minutes")
     demo.add_argument("--output", default="demo", metavar="DIR")
@@ -158,17 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
     convert.add_argument("output", metavar="OUTPUT", help="a .keras file, or a folder")
     convert.add_argument("--architecture", metavar="NAME", help="by default the file tells")
 
-    inspect = command(run_inspect, "what a dataset holds, and every fault in it")
-    inspect.add_argument("json_path", metavar="DATA.json")
-    inspect.add_argument("images", metavar="IMAGES")
-    add_format(inspect)
-    inspect.add_argument("--json", metavar="FILE", help="write the report there")
-    inspect.add_argument(
-        "--augmented",
-        nargs=2,
-        metavar=("RECIPE.yaml", "SHEET.png"),
-        help="draw pictures as this recipe's augmentation changes them",
-    )
+    add_dataset_commands(command)
 
     kernels = command(run_build_kernels, "compile a faster RoIAlign for this machine, once")
     kernels.add_argument(
@@ -333,34 +321,6 @@ def run_convert(options):
     show(f"{options.output}: {model.config.backbone}, {model.config.num_classes} classes")
 
 
-def run_inspect(options):
-    """What a dataset holds, and every fault in it with its image id and annotation id."""
-    from kmaskrcnn.data.check import inspect_dataset
-
-    report = inspect_dataset(options.json_path, options.images, format=options.format)
-    show(report.to_text())
-    if options.json:
-        write_json(options.json, report.to_dict())
-    if options.augmented:
-        draw_sheet(options)
-    if report.faults:
-        raise ValueError(f"{len(report.faults)} faults in {options.json_path}")
-
-
-def draw_sheet(options):
-    """Draw a dataset's pictures as training with a recipe will see them."""
-    from kmaskrcnn.config import load_yaml
-    from kmaskrcnn.data.formats import load_dataset
-    from kmaskrcnn.data.pictures import write_picture
-    from kmaskrcnn.training.previews import draw_augmented
-
-    recipe, sheet = options.augmented
-    source = options.json_path, options.images
-    records = load_dataset(*source, format=options.format, on_error="skip")
-    write_picture(sheet, draw_augmented(load_yaml(recipe), records))
-    show(f"{sheet} drawn")
-
-
 def run_build_kernels(options):
     """Compile RoIAlign's kernels against the installed TensorFlow; the models use them from then on."""
     from kmaskrcnn.kernels.builder import build_kernels
@@ -393,14 +353,3 @@ def refuse_overwriting(pictures, drawn):
 def progress():
     """How Keras shows progress: a bar in a terminal, a line an epoch in a log."""
     return 1 if sys.stdout.isatty() else 2
-
-
-def show(text):
-    """Write a command's result to stdout."""
-    sys.stdout.write(f"{text}\n")
-
-
-def write_json(path, values):
-    """Write numbers as JSON, making the folder if need be."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(values, indent=2))

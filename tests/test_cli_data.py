@@ -40,3 +40,29 @@ def test_evaluating_results_wants_a_json(capsys):
     command = ["evaluate", "--ground-truth", CITYSCAPES[0], "--results", "dt.json"]
     assert main(command) == 1
     assert "must be a json of coco or lvis, got cityscapes" in capsys.readouterr().err
+
+
+def test_convert_then_split_then_inspect(tmp_path, capsys):
+    whole, parts = str(tmp_path / "all.json"), tmp_path / "parts"
+    assert main(["convert-data", CITYSCAPES[0], whole]) == 0
+    counts = capsys.readouterr().out.partition(":")[2]
+    assert counts.startswith(" 3 pictures") and "8 classes, 0 faulty items left out" in counts
+    assert main(["split", whole, "--output", str(parts), "--validation", "0.34"]) == 0
+    sizes = []
+    for name in ("train", "validation"):
+        report = tmp_path / f"{name}.json"
+        path = str(parts / f"{name}.json")
+        assert main(["inspect", path, CITYSCAPES[1], "--json", str(report)]) == 0
+        sizes.append(json.loads(report.read_text())["num_images"])
+    assert sizes == [2, 1]
+
+
+def test_convert_names_faults_or_leaves_them_out(tmp_path, capsys):
+    (tmp_path / "a.json").write_text('{"shapes": 3, "imagePath": "a.png"}')
+    command = ["convert-data", str(tmp_path), str(tmp_path / "out.json")]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("kmaskrcnn convert-data: error:") and "a.json" in error
+    assert main([*command, "--class-name", "cat"]) == 1
+    assert "'labelme' takes none, got ['class_name']" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()

@@ -11,6 +11,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "kmaskrcnn"
 FLOORS = {
     "cli": 8,
+    "cli_datasets": 7.5,
+    "cli_output": 7,
     "training": 7,
     "serving": 6,
     "model": 5,

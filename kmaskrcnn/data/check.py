@@ -110,13 +110,12 @@ def _kinds(faults):
     return Counter(fault.kind for fault in faults)
 
 
-def inspect_dataset(json_path, image_dir, *, format="auto", check_images=True):
+def inspect_dataset(json_path, image_dir=None, *, format="auto", check_images=True):
     """Counts a dataset's pictures, classes and objects and lists every fault.
 
     Args:
         json_path: path of the json, or of whatever else holds the annotations.
-        image_dir: path of the folder of pictures.
-        format: as for `load_dataset`.
+        image_dir, format: as for `load_dataset`.
         check_images: as `load_coco`; `"decode"` also finds damage inside a file.
 
     Returns:

@@ -55,6 +55,15 @@ def entry_int(entry, key, minimum=None):
     return int(value)
 
 
+def entry_number(entry, key, least=None):
+    """The finite number under `key`, above `least` where that is given, as float."""
+    accepted = "a finite number" + ("" if least is None else f" above {least}")
+    value = entry_value(entry, key, (int, float), accepted)
+    if not is_number(value) or (least is not None and value <= least):
+        raise Rejected("malformed entry", f"{key!r} must be {accepted}, got {_short(value)}")
+    return float(value)
+
+
 def is_number(value):
     """Whether a json value is a finite number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)

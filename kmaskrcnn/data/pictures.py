@@ -102,6 +102,23 @@ def _wrong_size(declared, found):
     )
 
 
+def picture_size(path):
+    """`(height, width)` of a picture file as it is looked at, by its header alone.
+
+    Raises:
+        Rejected: if the file is missing or its header cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(EXIF_ORIENTATION) in TRANSPOSED
+            height, width = picture.height, picture.width
+    except FileNotFoundError as error:
+        raise _unreadable(error) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Rejected("not a picture", f"the file's header cannot be read: {error}") from error
+    return (width, height) if turned else (height, width)
+
+
 def write_picture(path, picture):
     """Writes `(height, width, 3)` uint8 RGB as the kind of file that the path's suffix names.
 

@@ -7,6 +7,7 @@ A reader numbers nothing and checks no box or polygon: ids are given here, in th
 and objects, and every item is checked once.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,12 +27,14 @@ class SourceObject:
         segmentation: list of polygons, RLE `dict`, or `None` where it has a box alone.
         box: `(x1, y1, x2, y2)` in pixels; by default that of the segmentation.
         is_crowd: bool, a group whose members are not told apart.
+        place: str, such as `"regions[3]"`, what a complaint begins with; `read_each` gives it.
     """
 
     name: str
     segmentation: list | dict | None = None
     box: tuple | None = None
     is_crowd: bool = False
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,33 @@ def read_each(entries, read):
     found = []
     for place, entry in entries.items():
         try:
-            found.append(read(entry))
+            item = read(entry)
         except Rejected as rejected:
-            found.append(Rejected(rejected.kind, f"{place}: {rejected}"))
+            item = Rejected(rejected.kind, f"{place}: {rejected}")
+        found.append(replace(item, place=place) if isinstance(item, SourceObject) else item)
     return tuple(found)
+
+
+def read_pictures(items, read):
+    """What `read` makes of each file, or its `Fault`, in order; several at a time.
+
+    Args:
+        items: list of `(path, item)`; the path is the file that a fault names.
+        read: function of a path and its item to `SourcePicture`; `Rejected` and `DatasetError`
+            become faults.
+    """
+
+    def read_one(named):
+        path, item = named
+        try:
+            return read(path, item)
+        except Rejected as rejected:
+            return Fault(rejected.kind, str(rejected), str(path))
+        except DatasetError as error:
+            return error.faults[0]
+
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(read_one, items))
 
 
 def assemble(pictures, source, class_ids=None):
@@ -104,12 +130,16 @@ def assemble(pictures, source, class_ids=None):
     Raises:
         DatasetError: if there is no picture, or no class is named.
     """
-    document = Document()
+    document, taken = Document(), set()
     number = 0
     for image_id, picture in enumerate(pictures, start=1):
+        if not isinstance(picture, Fault) and picture.file_name in taken:
+            message = f"the picture {picture.file_name!r} has objects elsewhere, too"
+            picture = Fault("duplicate picture", message, picture.source or str(source))
         if isinstance(picture, Fault):
             document.faults.append(replace(picture, image_id=image_id))
             continue
+        taken.add(picture.file_name)
         document.images.append(
             {
                 "id": image_id,
@@ -124,7 +154,8 @@ def assemble(pictures, source, class_ids=None):
                 document.annotations.append(_annotation(item, picture, image_id, number, class_ids))
             except Rejected as rejected:
                 where = (picture.source or str(source), image_id, number)
-                document.faults.append(Fault(rejected.kind, str(rejected), *where))
+                place = f"{item.place}: " if getattr(item, "place", "") else ""
+                document.faults.append(Fault(rejected.kind, f"{place}{rejected}", *where))
     _name_classes(document, class_ids, source)
     return document
 
@@ -150,7 +181,7 @@ def _annotation(item, picture, image_id, number, class_ids):
         raise Rejected("unknown class", f"{item.name!r} is not one of the classes {known}")
     size = picture.height, picture.width
     segmentation = read_segmentation({"segmentation": item.segmentation}, *size)
-    box, area = _measure(segmentation, item.box, size)
+    box, area = measure(segmentation, item.box, size)
     return {
         "id": number,
         "image_id": image_id,
@@ -162,8 +193,17 @@ def _annotation(item, picture, image_id, number, class_ids):
     }
 
 
-def _measure(segmentation, box, size):
-    """`(box, area)`: the box as given or as the segmentation's, and the area of the mask."""
+def measure(segmentation, box, size):
+    """The box and the area of an object.
+
+    Args:
+        segmentation: checked list of polygons, RLE `dict`, or `None`.
+        box: `(x1, y1, x2, y2)`, or `None` for that of the segmentation.
+        size: `(height, width)` of the picture.
+
+    Returns:
+        `(box, area)`, the area in pixels of the mask, or else of the box.
+    """
     if box is not None:
         if not all(is_number(value) for value in box):
             raise Rejected("bad box", f"a box must be 4 finite numbers, got {box}")
