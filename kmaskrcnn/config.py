@@ -148,6 +148,9 @@ class MaskRCNNConfig:
     keypoint_pool_size: int = 14  # heatmaps are four times as fine
     keypoint_head_convs: int = 8
     keypoint_head_channels: int = 512
+    keypoint_rule: str = (
+        "window"  # "torchvision": its search, its scores, pixels' numbers for their centres
+    )
 
     # Detections
     score_threshold: float = 0.05

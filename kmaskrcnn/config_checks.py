@@ -19,6 +19,7 @@ CHOICES = {
     "mask_head": ("fcn", "mlp", "point_rend"),
     "mask_activation": ("sigmoid", "softmax"),
     "paste_rule": ("half_pixel", "torchvision", "matterport"),
+    "keypoint_rule": ("window", "torchvision"),
     "suppression": ("hard", "soft_linear", "soft_gaussian"),
 }
 

@@ -27,6 +27,8 @@ class Detections:
         class_names: names by label; empty where they are not known.
         paste_rule: how masks come into the picture, see `geometry.masks.paste_window`.
         keypoint_skeleton: pairs of keypoints that a line joins when drawn.
+        keypoint_rule: of the model's configuration: `"torchvision"` where a pixel's centre has its number for its
+            coordinate, as in COCO's json, `"window"` where it lies half a pixel further.
 
     Raises:
         ValueError: a field has a wrong shape or values that mean nothing. The error names the
@@ -49,6 +51,7 @@ class Detections:
     class_names: tuple = ()
     paste_rule: str = "half_pixel"
     keypoint_skeleton: tuple = ()
+    keypoint_rule: str = "window"
 
     def __post_init__(self):
         for name in _ARRAYS:
@@ -156,8 +159,9 @@ class Detections:
             for result, rle in zip(results, self.rles()):
                 result.update(segmentation=rle, area=float(coco_mask.area(rle)))
         if self.keypoints is not None:
+            centre = 0.0 if self.keypoint_rule == "torchvision" else 0.5
             for result, points in zip(results, self.keypoints):
-                result["keypoints"] = (points - [0.5, 0.5, 0]).ravel().tolist()
+                result["keypoints"] = (points - [centre, centre, 0]).ravel().tolist()
         return results
 
     def to_dict(self):
@@ -169,6 +173,7 @@ class Detections:
             "class_names": list(self.class_names),
             "paste_rule": self.paste_rule,
             "keypoint_skeleton": [list(line) for line in self.keypoint_skeleton],
+            "keypoint_rule": self.keypoint_rule,
         }
 
     @classmethod
@@ -196,6 +201,7 @@ class Detections:
         class_names=(),
         paste_rule="half_pixel",
         keypoint_skeleton=(),
+        keypoint_rule="window",
     ):
         """One picture of what `model.predict` returns.
 
@@ -207,7 +213,7 @@ class Detections:
             image_size: `(height, width)` of the part of the network image that is picture.
             original_size: `(height, width)` of the picture before it was resized.
             class_names: names by label.
-            paste_rule, keypoint_skeleton: of the model's configuration.
+            paste_rule, keypoint_skeleton, keypoint_rule: of the model's configuration.
 
         Returns:
             `Detections` in the original picture's pixels, boxes clipped to it.
@@ -227,6 +233,7 @@ class Detections:
             class_names=class_names,
             paste_rule=paste_rule,
             keypoint_skeleton=keypoint_skeleton,
+            keypoint_rule=keypoint_rule,
             **rows,
         )
 

@@ -139,7 +139,13 @@ def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_ru
             evaluator.add(
                 image_id,
                 Detections.from_outputs(
-                    outputs, index, size, original_size, records.class_names, paste_rule
+                    outputs,
+                    index,
+                    size,
+                    original_size,
+                    records.class_names,
+                    paste_rule,
+                    keypoint_rule=getattr(config, "keypoint_rule", "window"),
                 ),
             )
         bar.add(len(image_ids))

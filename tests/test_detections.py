@@ -141,6 +141,10 @@ def test_to_coco():
         assert result["area"] == mask.sum()
         # COCO counts a pixel's centre as its number
         np.testing.assert_allclose(result["keypoints"], (points - [0.5, 0.5, 0]).ravel(), rtol=1e-6)
+    as_torchvision = dataclasses.replace(found, keypoint_rule="torchvision").to_coco(17)
+    np.testing.assert_allclose(
+        as_torchvision[0]["keypoints"], found.keypoints[0].ravel(), rtol=1e-6
+    )
     plain = make(1, with_masks=False, with_keypoints=False).to_coco(17)[0]
     assert plain["category_id"] == 1 and sorted(plain) == [
         "area",

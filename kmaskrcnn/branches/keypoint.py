@@ -23,7 +23,7 @@ class KeypointBranch(keras.layers.Layer):
         self.num_keypoints = config.num_keypoints
         self.align = components.make_roi_layer(config, config.keypoint_pool_size, "keypoint_align")
         self.head = components.make_keypoint_head(config)
-        self.decode = KeypointDecoder(name="decode_keypoints")
+        self.decode = KeypointDecoder(config.keypoint_rule, name="decode_keypoints")
         self.targets = KeypointTargetLayer(config.heatmap_size, name="keypoint_targets")
 
     def truth_inputs(self):

@@ -11,6 +11,8 @@ from keras import ops
 WINDOW = 64
 # Of a longer side no more than so many, 24 a cell: finer than any person can label.
 MOST_POSITIONS = 24 * 56
+# Positions a side of the tiles in which a whole heatmap is evaluated: 17 of them take a megabyte.
+TILE = 128
 
 
 def encode_keypoints(keypoints, rois, heatmap_size):
@@ -43,7 +45,8 @@ def decode_keypoints(heatmaps, rois):
     """Each heatmap's highest point, found between its cells.
 
     A map is enlarged by bicubic interpolation to its region's size in pixels, and the centre of the highest pixel is
-    the keypoint, as in Detectron and torchvision. Only a window around the best cell is enlarged.
+    the keypoint, as in Detectron and torchvision. Only a window around the best cell is enlarged: of a flat map, such
+    as an untrained network's, another peak may be the highest (`decode_keypoints_everywhere`).
 
     Args:
         heatmaps: `(N, m, m, K)` float32 logits.
@@ -58,11 +61,7 @@ def decode_keypoints(heatmaps, rois):
     size, count = heatmaps.shape[1], heatmaps.shape[3]
     maps = ops.transpose(heatmaps, (0, 3, 1, 2))  # (N, K, m, m)
     best = ops.argmax(ops.reshape(maps, (-1, count, size * size)), axis=2)
-    # Two cells of repeated border, or one tap of the interpolation would fall off the map.
-    padded = ops.concatenate([maps[:, :, :1]] * 2 + [maps] + [maps[:, :, -1:]] * 2, axis=2)
-    padded = ops.concatenate(
-        [padded[..., :1]] * 2 + [padded] + [padded[..., -1:]] * 2, axis=3
-    )  # (N, K, m + 4, m + 4)
+    padded = _with_border(maps)
     y, rows = _window(best // size, rois[:, 1], rois[:, 3], size)
     x, columns = _window(best % size, rois[:, 0], rois[:, 2], size)
     fine = ops.matmul(ops.matmul(rows, padded), ops.swapaxes(columns, 2, 3))
@@ -73,6 +72,71 @@ def decode_keypoints(heatmaps, rois):
         ops.take_along_axis(y, highest // WINDOW, axis=2),
     ]
     return ops.concatenate(points, axis=2), ops.max(fine, axis=2)
+
+
+def decode_keypoints_everywhere(heatmaps, rois):
+    """As `decode_keypoints`, by the highest of all the enlarged map's pixels, as torchvision finds it.
+
+    Maps are enlarged one region and one tile at a time, so memory does not grow with regions or their sizes.
+
+    Args:
+        heatmaps: `(N, m, m, K)` float32 logits.
+        rois: `(N, 4)` xyxy pixels; sides under a pixel count as one.
+
+    Returns:
+        `points (N, K, 2)` x and y in pixels, and `peaks (N, K)`, the logit there.
+    """
+    size, count = heatmaps.shape[1], heatmaps.shape[3]
+    maps = _with_border(ops.transpose(heatmaps, (0, 3, 1, 2)))
+    sides = ops.maximum(rois[:, 2:] - rois[:, :2], 1.0)
+    numbers = ops.cast(ops.ceil(sides), "int32")  # (N, 2) positions along x and y
+    tiles = (numbers + TILE - 1) // TILE
+    regions = ops.shape(rois)[0]
+
+    def one_tile(n, tile, places, peaks):
+        first = ops.stack([tile % tiles[n, 0], tile // tiles[n, 0]]) * TILE
+        x, y = (ops.minimum(first[i] + ops.arange(TILE), numbers[n, i] - 1) for i in range(2))
+        fine = _enlarge(maps[n], y, x, numbers[n], size)
+        fine = ops.reshape(fine, (count, TILE * TILE))
+        highest, peak = ops.argmax(fine, axis=1), ops.max(fine, axis=1)
+        place = ops.stack([ops.take(x, highest % TILE), ops.take(y, highest // TILE)], axis=1)
+        # The first maximum counts, as in torchvision.
+        better = (ops.arange(regions) == n)[:, None] & (peak[None] > peaks)  # (N, K)
+        places = ops.where(better[..., None], place[None], places)
+        is_last = tile + 1 == tiles[n, 0] * tiles[n, 1]
+        following = ops.where(is_last, n + 1, n), ops.where(is_last, 0, tile + 1)
+        return *following, places, ops.where(better, peak[None], peaks)
+
+    nothing = ops.zeros((regions, count, 2), "int32"), ops.full((regions, count), -float("inf"))
+    start = ops.convert_to_tensor(0, "int32"), ops.convert_to_tensor(0, "int32")
+    *_, places, peaks = ops.while_loop(lambda n, *_: n < regions, one_tile, (*start, *nothing))
+    step = (sides / ops.cast(numbers, "float32"))[:, None]
+    return rois[:, None, :2] + (ops.cast(places, "float32") + 0.5) * step, peaks
+
+
+def _enlarge(padded, y, x, numbers, size):
+    """Values of one region's maps `(K, m + 4, m + 4)` at positions y and x of T each: `(K, T, T)`.
+
+    Sums of four taps and no matrix product, which a GPU may round to ten bits.
+    """
+    for axis, index in ((1, y), (2, x)):
+        number = ops.cast(numbers[2 - axis], "float32")
+        place = (ops.cast(index, "float32") + 0.5) * (size / number) - 0.5
+        low = ops.floor(place)
+        padded = sum(
+            ops.take(padded, ops.cast(low, "int32") + 2 + tap, axis=axis)
+            * ops.reshape(
+                _cubic(ops.abs(place - low - tap)), (1, -1, 1) if axis == 1 else (1, 1, -1)
+            )
+            for tap in (-1, 0, 1, 2)
+        )
+    return padded
+
+
+def _with_border(maps):
+    """`(N, K, m, m)` with two cells of repeated border, or one tap of the interpolation would fall off."""
+    maps = ops.concatenate([maps[:, :, :1]] * 2 + [maps] + [maps[:, :, -1:]] * 2, axis=2)
+    return ops.concatenate([maps[..., :1]] * 2 + [maps] + [maps[..., -1:]] * 2, axis=3)
 
 
 def _window(best, start, end, size):

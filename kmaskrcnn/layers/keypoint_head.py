@@ -9,7 +9,11 @@ keypoints        (N, K, 3)        x, y in pixels and a score
 import keras
 from keras import ops
 
-from kmaskrcnn.geometry.keypoints import decode_keypoints, encode_keypoints
+from kmaskrcnn.geometry.keypoints import (
+    decode_keypoints,
+    decode_keypoints_everywhere,
+    encode_keypoints,
+)
 from kmaskrcnn.layers.convolution import ConvNorm
 
 
@@ -121,24 +125,36 @@ class KeypointTargetLayer(keras.layers.Layer):
 class KeypointDecoder(keras.layers.Layer):
     """Turns heatmaps into points, finer than their cells.
 
+    Args:
+        rule: `"window"`, which looks around each heatmap's best cell, or `"torchvision"`, which looks everywhere.
+
     Call arguments:
         keypoint_logits: `(N, m, m, K)`.
         rois: `(N, 4)` xyxy pixels.
 
     Returns:
-        `(N, K, 3)` float32: x and y in pixels, and a score in [0, 1], the share of the heatmap's softmax at the point,
-        as Detectron2 gives it.
+        `(N, K, 3)` float32: x and y in pixels, and a score: by `"window"` in [0, 1], the share of the heatmap's softmax
+        at the point, as Detectron2 gives it; by `"torchvision"` the logit at the point.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 5
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, rule="window", **kwargs):
         super().__init__(**{"dtype": "float32", "autocast": False, **kwargs})
+        if rule not in ("window", "torchvision"):
+            raise ValueError(f"rule: got {rule!r}, accepted are 'window' and 'torchvision'")
+        self.rule = rule
 
     def call(self, keypoint_logits, rois):
+        if self.rule == "torchvision":
+            points, scores = decode_keypoints_everywhere(keypoint_logits, rois)
+            return ops.concatenate([points, scores[..., None]], axis=2)
         points, peaks = decode_keypoints(keypoint_logits, rois)
         total = ops.logsumexp(keypoint_logits, axis=(1, 2))
         # Between cells the interpolated peak may rise above all of them together.
         scores = ops.minimum(ops.exp(peaks - total), 1.0)
         return ops.concatenate([points, scores[..., None]], axis=2)
+
+    def get_config(self):
+        return {**super().get_config(), "rule": self.rule}

@@ -51,6 +51,7 @@ class KerasDetector:
                     self.config.class_names,
                     self.config.paste_rule,
                     self.config.keypoint_skeleton,
+                    self.config.keypoint_rule,
                 )
         return found
 
@@ -79,7 +80,7 @@ class SavedModelDetector:
             for row, place in enumerate(places):
                 size = images.shape[1:3]  # boxes are in the picture's pixels already
                 c = self.config
-                described = c.class_names, c.paste_rule, c.keypoint_skeleton
+                described = c.class_names, c.paste_rule, c.keypoint_skeleton, c.keypoint_rule
                 found[place] = Detections.from_outputs(outputs, row, size, size, *described)
         return found
 

@@ -93,7 +93,9 @@ ARCHITECTURES = {
         tables.TORCHVISION, {**_TORCHVISION_V2, **_BOXES}, COCO_90
     ),
     "keypointrcnn_resnet50_fpn": Architecture(
-        tables.TORCHVISION, {**_TORCHVISION_V1, **_KEYPOINTS}, ("person",)
+        tables.TORCHVISION,
+        {**_TORCHVISION_V1, **_KEYPOINTS, "keypoint_rule": "torchvision"},
+        ("person",),
     ),
     "mask_rcnn_R_50_FPN": Architecture(tables.DETECTRON2, {**_DETECTRON2, **_R50}, COCO_80),
     "mask_rcnn_R_101_FPN": Architecture(tables.DETECTRON2, {**_DETECTRON2, **_R101}, COCO_80),

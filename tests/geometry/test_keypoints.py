@@ -11,8 +11,10 @@ from hypothesis.extra.numpy import arrays
 from keras import ops
 
 from kmaskrcnn.geometry.keypoints import (
+    TILE,
     WINDOW,
     decode_keypoints,
+    decode_keypoints_everywhere,
     encode_keypoints,
     flip_keypoints,
 )
@@ -58,9 +60,10 @@ def test_a_region_without_extent_has_no_cells():
     assert encode_keypoints(points, np.array([[5, 5, 5, 5]], "float32"), 56)[0, 0] == -1
 
 
-def test_points_equal_torchvision():
+@pytest.mark.parametrize("decode", [decode_keypoints, decode_keypoints_everywhere])
+def test_points_equal_torchvision(decode):
     heatmaps = RECORDED["keypoints/maps"].transpose(0, 2, 3, 1)
-    points, peaks = decode_keypoints(heatmaps, RECORDED["keypoints/rois"])
+    points, peaks = decode(heatmaps, RECORDED["keypoints/rois"])
     np.testing.assert_allclose(points, RECORDED["keypoints/points"][..., :2], atol=1e-5)
     np.testing.assert_allclose(peaks, RECORDED["keypoints/scores"], atol=1e-5)
 
@@ -117,13 +120,70 @@ def test_decode_after_encode_is_within_a_cell():
     assert (np.abs(np.array(points)[0] - truth[:, :2]) <= [2, 3]).all()
 
 
-def test_decoding_compiles_with_xla():
+def loop_everywhere(heatmap, roi):
+    """torchvision's rule: enlarge the whole map by cubic convolution with a = -0.75, take the first highest pixel."""
+    width, height = np.maximum(roi[2:] - roi[:2], np.float32(1))
+    number = int(np.ceil(width)), int(np.ceil(height))
+    rows, columns = taps(number[1], len(heatmap)), taps(number[0], len(heatmap))
+    fine = np.stack([np.tensordot(v, heatmap[i], 1) for i, v in rows])  # (h, m)
+    fine = np.stack([fine[:, i] @ v for i, v in columns], axis=1)  # (h, w)
+    y, x = np.unravel_index(fine.argmax(), fine.shape)
+    point = [(x + 0.5) * width / number[0] + roi[0], (y + 0.5) * height / number[1] + roi[1]]
+    return point, fine[y, x]
+
+
+def taps(number, size, a=-0.75):
+    """For each of `number` positions along `size` cells: four cells, the border's repeated, and their weights."""
+    found = []
+    for position in range(number):
+        place = (position + 0.5) * size / number - 0.5
+        cells = int(np.floor(place)) + np.arange(-1, 3)
+        d = np.abs(place - cells)
+        near, far = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+        found.append((cells.clip(0, size - 1), np.where(d <= 1, near, far)))
+    return found
+
+
+def test_every_pixel_equals_the_loop():
+    """On noise, in regions of several tiles, of one and of less."""
+    rng = np.random.default_rng(5)
+    maps = rng.normal(size=(4, 14, 14, 3)).astype("float32")
+    sides = np.array([[2.5 * TILE, 1.2 * TILE], [TILE, TILE + 1], [30.5, 8], [0.25, 50]])
+    corners = rng.uniform(-20, 90, (4, 2))
+    rois = np.concatenate([corners, corners + sides], 1).astype("float32")
+    points, peaks = decode_keypoints_everywhere(maps, rois)
+    expected = [[loop_everywhere(m[..., k], roi) for k in range(3)] for m, roi in zip(maps, rois)]
+    np.testing.assert_allclose(points, [[p for p, _ in one] for one in expected], atol=1e-3)
+    np.testing.assert_allclose(peaks, [[v for _, v in one] for one in expected], atol=1e-5)
+
+
+def test_the_highest_pixel_may_lie_far_from_the_highest_cell():
+    """Between four cells of .95 a cubic convolution reaches .95 * 1.1875 ** 2 = 1.34, at the edges of cell 11."""
+    heatmap = np.zeros((1, 14, 14, 1), "float32")
+    heatmap[0, 2, 2] = 1
+    heatmap[0, 10:12, 10:12] = 0.95
+    roi = np.array(
+        [[0, 0, 14 * 21, 14 * 21]], "float32"
+    )  # 21 pixels a cell: one centre is on the edge
+    points, peaks = decode_keypoints_everywhere(heatmap, roi)
+    assert np.abs(np.array(points)[0, 0] - 11 * 21).max() < 1 and 1.33 < peaks[0, 0] < 1.34
+    assert np.abs(np.array(decode_keypoints(heatmap, roi)[0])[0, 0] - 2.5 * 21).max() < 1
+
+
+def test_no_region_has_no_points():
+    nothing = np.zeros((0, 14, 14, 3), "float32"), np.zeros((0, 4), "float32")
+    points, peaks = decode_keypoints_everywhere(*nothing)
+    assert points.shape == (0, 3, 2) and peaks.shape == (0, 3)
+
+
+@pytest.mark.parametrize("decode", [decode_keypoints, decode_keypoints_everywhere])
+def test_decoding_compiles_with_xla(decode):
     import tensorflow as tf
 
     _, maps = blobs(np.random.default_rng(4), 3)
     inputs = maps.transpose(1, 2, 0)[None], np.array([[0, 0, 200, 90]], "float32")
-    compiled = tf.function(decode_keypoints, jit_compile=True)(*inputs)
-    for one, other in zip(compiled, decode_keypoints(*inputs)):
+    compiled = tf.function(decode, jit_compile=True)(*inputs)
+    for one, other in zip(compiled, decode(*inputs)):
         np.testing.assert_allclose(one, ops.convert_to_numpy(other), atol=1e-3)
 
 

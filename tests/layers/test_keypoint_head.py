@@ -74,6 +74,15 @@ def test_scores_are_shares_of_the_softmax():
     assert (points[..., 2] <= 1).all()
 
 
+def test_torchvisions_rule_gives_the_logit():
+    logits = np.zeros((1, 56, 56, 1), "float32")
+    logits[0, 10, 20, 0] = 9.0
+    points = np.array(KeypointDecoder("torchvision")(logits, np.array([[0, 0, 56, 56]], "float32")))
+    np.testing.assert_allclose(points[0, 0], [20.5, 10.5, 9.0], rtol=1e-5)
+    with pytest.raises(ValueError, match="rule: got 'everywhere'"):
+        KeypointDecoder("everywhere")
+
+
 def test_runners():
     rng = np.random.default_rng(1)
     check_layer(
@@ -82,7 +91,8 @@ def test_runners():
     )
     heatmaps = rng.normal(size=(3, 56, 56, 2)).astype("float32")
     rois = np.array([[0, 0, 30, 60], [2, 3, 200, 90], [0, 0, 1, 1]], "float32")
-    check_layer(KeypointDecoder(), (heatmaps, rois), mixed_precision=False)
+    for rule in ("window", "torchvision"):
+        check_layer(KeypointDecoder(rule), (heatmaps, rois), mixed_precision=False)
     keypoints = rng.uniform(0, 60, (1, 4, 2, 3)).astype("float32")
     inputs = rois, np.zeros(3, "int32"), np.arange(3, dtype="int32"), keypoints
     cells = check_layer(KeypointTargetLayer(56), inputs, mixed_precision=False)

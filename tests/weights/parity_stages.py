@@ -151,6 +151,9 @@ def detection_differences(model, fixture, outputs):
             continue
         for key, unit in (("boxes", "boxes (px)"), ("scores", "scores")):
             found[unit] = max(found[unit], float(np.abs(getattr(one, key) - recorded[key]).max()))
+        if one.keypoints is not None:
+            for name, error in keypoint_differences(one.keypoints, fixture, i).items():
+                found[name] = max(found.get(name, 0.0), error)
         if one.masks is not None:
             masks = fixture[f"detections/{i}/masks"] / 65535
             worst = float(np.abs(one.masks - masks).max())
@@ -160,6 +163,16 @@ def detection_differences(model, fixture, outputs):
                 found.get("pasted masks (1 - IoU)", 0.0), 1 - float(ious.min())
             )
     return found
+
+
+def keypoint_differences(keypoints, fixture, i):
+    """Of all keypoints of a picture's detections: in its pixels, and in logits of up to 11."""
+    points = fixture[f"detections/{i}/keypoints"][..., :2]
+    scores = fixture[f"detections/{i}/keypoint_scores"]
+    return {
+        "keypoints (px)": float(np.abs(keypoints[..., :2] - points).max()),
+        "keypoint scores (logits)": float(np.abs(keypoints[..., 2] - scores).max()),
+    }
 
 
 def pasted_ious(detections, fixture, i):

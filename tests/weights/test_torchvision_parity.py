@@ -25,7 +25,12 @@ def model(recorded):
 
 def check(found):
     limits = {"proposals (px)": PIXELS, "boxes (px)": PIXELS, "scores": SCORE}
-    limits |= {"labels (wrong)": 0, "pasted masks (1 - IoU)": 1 - OVERLAP, "anchors": 0}
+    limits |= {
+        "keypoints (px)": PIXELS,
+        "labels (wrong)": 0,
+        "pasted masks (1 - IoU)": 1 - OVERLAP,
+        "anchors": 0,
+    }
     wrong = {name: x for name, x in found.items() if not x <= limits.get(name, RELATIVE)}
     assert not wrong, wrong
 
