@@ -22,6 +22,7 @@ SYSTEM_FONTS = {
     "font": ["system-ui", "sans-serif"],
     "font_mono": ["ui-monospace", "monospace"],
 }
+SHOWN = 960  # pixels of the drawn picture's long side, at least: names on smaller ones could not be read
 # Without the button that shares a picture on a site of others.
 IMAGE = {"type": "numpy", "height": 480, "buttons": ["download", "fullscreen"]}
 
@@ -47,7 +48,7 @@ class Page:
             raise gr.Error(str(error)) from error
 
     def show(self, picture, detections, min_score, names):
-        """The drawn picture, a line about it, and the path of its COCO json.
+        """The drawn picture, enlarged if it is small, a line about it, and the path of its COCO json.
 
         Args:
             picture: as for `detect`.
@@ -60,7 +61,9 @@ class Page:
         chosen = detections.filter(min_score, names=names or None)
         counts = Counter(chosen.names).most_common()
         line = ", ".join(f"{count} {name}" for name, count in counts) or "nothing found"
-        return draw_detections(picture, chosen, min_score=0.0), line, self._write(chosen)
+        scale = max(1, SHOWN / max(picture.shape[:2]))
+        drawn = draw_detections(picture, chosen, min_score=0.0, scale=scale)
+        return drawn, line, self._write(chosen)
 
     def _write(self, detections):
         # A folder each, so that every download has the same name.
