@@ -30,7 +30,7 @@ def export_saved_model(model, path, dtype="float32", max_pixels=MAX_PIXELS):
     own = model.config.roi_align in ("auto", "kernel")
     roi_align = {"roi_align": "crop_and_resize"} if own else {}
     folded = fold_batch_norms(model, dtype, **roi_align)
-    functions = Signatures(folded, max_pixels).functions()
+    functions = Signatures(folded, max_pixels, model.config).functions()
     module = tf.Module()
     # The variables alone: Keras's objects would need Keras to load.
     module.weights = [variable.value for variable in folded.variables]

@@ -24,11 +24,12 @@ class Signatures:
     Args:
         model: a `MaskRCNN`.
         max_pixels: larger encoded pictures are refused.
+        config: what `metadata` gives, where it is not the model's own: a model is changed for export.
     """
 
-    def __init__(self, model, max_pixels):
-        config = model.config
-        self.config, self.max_pixels, self.graph = config, max_pixels, model.predict_graph
+    def __init__(self, model, max_pixels, config=None):
+        self.config, self.described = model.config, config or model.config
+        self.max_pixels, self.graph = max_pixels, model.predict_graph
         # A function of its own, so that the signatures share one copy of the network.
         self.detect = tf.function(self._detect, input_signature=self._network_inputs())
 
@@ -90,7 +91,7 @@ class Signatures:
         """The class names by label, and the model's configuration as json."""
         return {
             "class_names": tf.constant(self.config.class_names),
-            "config": tf.constant(json.dumps(to_dict(self.config))),
+            "config": tf.constant(json.dumps(to_dict(self.described))),
         }
 
     # -- their parts --------------------------------------------------------------------------------------------------
