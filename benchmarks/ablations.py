@@ -28,11 +28,8 @@ from kmaskrcnn.allocation import keep_freed_memory
 from kmaskrcnn.data.records import load_coco
 from kmaskrcnn.data.shapes import write_shapes
 from kmaskrcnn.evaluation import evaluate_model
-from kmaskrcnn.layers.backbones import freeze_backbone
-from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.training.optimizers import make_optimizer
-from kmaskrcnn.training.trainer import name_classes, recipe_dataset
-from kmaskrcnn.weights.backbones import load_backbone_weights
+from kmaskrcnn.training.trainer import build_model, name_classes, recipe_dataset
 
 logger = logging.getLogger("ablations")
 
@@ -40,48 +37,47 @@ logger = logging.getLogger("ablations")
 # One run
 
 
-def build(recipe, level=None):
-    """The model of a recipe, its regions pooled from one level alone where one is named."""
-
-    class OneLevel(MaskRCNN):
-        def _make_layers(self, config, backbone):
-            super()._make_layers(config, backbone)
-            for name in ("box_align", "mask_align", "keypoint_align"):
-                if hasattr(self, name):
-                    getattr(self, name).levels = (level,)
-
+def start_again(model, recipe):
+    """A model with the initial weights of the seed: `model` itself where there is one, which spares its trace."""
     keras.utils.set_random_seed(recipe.training.seed)
-    model = (OneLevel if level else MaskRCNN)(recipe.model)
-    if recipe.training.backbone_weights:
-        load_backbone_weights(model.backbone, recipe.training.backbone_weights)
-    freeze_backbone(model.backbone, recipe.training.trainable_stages)
+    fresh = build_model(recipe)
+    if model is None:
+        return fresh
+    for variable, initial in zip(model.variables, fresh.variables, strict=True):
+        variable.assign(initial)
+    for variable in model.optimizer.variables:
+        variable.assign(keras.ops.zeros_like(variable))
     return model
 
 
-def train_and_evaluate(variant, seed, train_data, validation_data):
-    """AP of one variant trained from one seed: `{"box": {"AP": ...}, ...}` and the last losses."""
+def train_and_evaluate(variant, seed, train_data, validation_data, model=None):
+    """Train one variant from one seed.
+
+    Returns:
+        AP, `{"box": {"AP": ...}, ...}`; the last losses; the model, to be given for the variant's next seed.
+    """
     recipe = variant.recipe(seed)
     records = load_coco(*train_data)
     held_out = load_coco(*validation_data, class_names=records.class_names)
     recipe = dataclasses.replace(recipe, model=name_classes(recipe.model, records))
     dataset = recipe_dataset(recipe, records, training=True)
-    model = build(recipe, variant.level)
-    model.compile(optimizer=make_optimizer(recipe, model, int(dataset.cardinality())))
+    model = start_again(model, recipe)
+    if not model.compiled:
+        model.compile(optimizer=make_optimizer(recipe, model, int(dataset.cardinality())))
     history = model.fit(dataset, epochs=recipe.training.epochs, shuffle=False, verbose=2).history
-    metrics = evaluate_model(
-        model, recipe_dataset(recipe, held_out, training=False), held_out, progress=False
-    )
+    held_out_dataset = recipe_dataset(recipe, held_out, training=False)
+    metrics = evaluate_model(model, held_out_dataset, held_out, progress=False)
     kept = ("AP", "AP50", "AP75")
     metrics = {task: {name: values[name] for name in kept} for task, values in metrics.items()}
-    return metrics, {name: values[-1] for name, values in history.items()}
+    return metrics, {name: values[-1] for name, values in history.items()}, model
 
 
 def write_data(folder):
     """(train, validation) of each dataset, each `(json, images)`; made up where they can be."""
-    common = {"num_train": 480, "num_validation": 100, "image_size": (128, 128), "max_objects": 3}
+    common = {"num_train": 480, "num_validation": 100, "image_size": (128, 128), "max_objects": 2}
     made = {
-        "fine": {"shapes": FINE_SHAPES, "radii": (0.2, 0.36)},
-        "persons": {"shapes": PERSONS, "radii": (0.2, 0.4), "keypoint_names": KEYPOINT_NAMES},
+        "fine": {"shapes": FINE_SHAPES, "radii": (0.22, 0.36)},
+        "persons": {"shapes": PERSONS, "radii": (0.25, 0.42), "keypoint_names": KEYPOINT_NAMES},
     }
     data = {}
     for name, changes in made.items():
@@ -95,23 +91,32 @@ def write_data(folder):
 
 
 def run_all(output, variants, seeds):
-    """Train what is not finished, all variants from one seed before the next seed."""
-    data, runs = write_data(output / "data"), output / "runs.jsonl"
-    done = {(run["variant"], run["seed"]) for run in read_runs(output)}
-    for seed, name in ((seed, name) for seed in range(seeds) for name in variants):
-        variant = VARIANTS[name]
-        if variant.data not in data:
-            logger.warning("%s: left out, %s has no data", name, SHARED / variant.data)
-        elif (name, seed) not in done:
-            logger.info("%s, seed %d", name, seed)
-            start = time.process_time()
-            metrics, losses = train_and_evaluate(variant, seed, *data[variant.data])
-            seconds = round(time.process_time() - start)
-            run = {"variant": name, "seed": seed, "metrics": metrics, "losses": losses}
-            with runs.open("a") as file:
-                file.write(json.dumps({**run, "cpu_seconds": seconds}) + "\n")
-            keras.backend.clear_session()
-            gc.collect()
+    """Train what is not finished, variant by variant."""
+    data = write_data(output / "data")
+    for name in variants:
+        done = {run["seed"] for run in read_runs(output) if run["variant"] == name}
+        if VARIANTS[name].data in data:
+            of_variant = data[VARIANTS[name].data]
+            run_variant(
+                output / "runs.jsonl", name, [s for s in range(seeds) if s not in done], of_variant
+            )
+        else:
+            logger.warning("%s: left out, there is no %s", name, SHARED / VARIANTS[name].data)
+
+
+def run_variant(path, name, seeds, data):
+    """Train a variant from each of the seeds, and add a line a run."""
+    model = None
+    for seed in seeds:
+        logger.info("%s, seed %d", name, seed)
+        start = time.process_time()
+        metrics, losses, model = train_and_evaluate(VARIANTS[name], seed, *data, model)
+        seconds = round(time.process_time() - start)
+        run = {"variant": name, "seed": seed, "metrics": metrics, "losses": losses}
+        with path.open("a") as file:
+            file.write(json.dumps({**run, "cpu_seconds": seconds}) + "\n")
+    keras.backend.clear_session()
+    gc.collect()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -28,26 +28,18 @@ def _arc(centre, radius, first, last, steps=40):
 
 
 def star(generator):
-    """Six spikes."""
-    return Outline((regular_polygon(12, (1.0, 0.42)),))
+    """Five spikes."""
+    return Outline((regular_polygon(10, (1.0, 0.45)),))
 
 
 def ring(generator):
     """A circle with a large round hole."""
-    return Outline((regular_polygon(64),), (regular_polygon(64, (0.6,)),))
+    return Outline((regular_polygon(64),), (regular_polygon(64, (0.55,)),))
 
 
 def frame(generator):
     """A square with a large square hole."""
-    return Outline((regular_polygon(4),), (regular_polygon(4, (0.55,)),))
-
-
-def cog(generator):
-    """A wheel with seven teeth and a hole."""
-    angles = (np.arange(28) + 0.5) * np.pi / 14
-    radii = np.resize((1.0, 1.0, 0.7, 0.7), 28)
-    teeth = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
-    return Outline((teeth,), (regular_polygon(32, (0.4,)),))
+    return Outline((regular_polygon(4),), (regular_polygon(4, (0.5,)),))
 
 
 def crescent(generator):
@@ -65,13 +57,7 @@ def comb(generator):
 
 def cross(generator):
     """Two bars."""
-    return Outline((_box(-1.0, -0.2, 1.0, 0.2), _box(-0.2, -1.0, 0.2, 1.0)))
-
-
-def zigzag(generator):
-    """A thick line that turns three times."""
-    corners = np.array([(-0.85, 0.45), (-0.4, -0.45), (0.0, 0.45), (0.4, -0.45), (0.85, 0.45)])
-    return Outline(tuple(_bar(a, b, 0.16) for a, b in zip(corners, corners[1:])))
+    return Outline((_box(-1.0, -0.22, 1.0, 0.22), _box(-0.22, -1.0, 0.22, 1.0)))
 
 
 def person(generator):
@@ -89,7 +75,5 @@ def person(generator):
     return Outline(parts, keypoints=points, turn=0.08)
 
 
-FINE_SHAPES = {
-    draw.__name__: draw for draw in (star, ring, frame, cog, crescent, comb, cross, zigzag)
-}
+FINE_SHAPES = {draw.__name__: draw for draw in (star, ring, frame, crescent, comb, cross)}
 PERSONS = {"person": person}

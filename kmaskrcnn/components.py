@@ -84,8 +84,8 @@ def roi_align_of(c: MaskRCNNConfig):
 def make_roi_layer(c: MaskRCNNConfig, pool_size, name):
     """RoIAlign, or what the paper compares it with."""
     if c.roi_pooling == "pool":
-        return RoIPool(pool_size, name=name)
-    options = {"implementation": roi_align_of(c), "name": name}
+        return RoIPool(pool_size, levels=c.roi_levels, name=name)
+    options = {"implementation": roi_align_of(c), "levels": c.roi_levels, "name": name}
     if c.roi_pooling == "crop":
         return RoICrop(pool_size, **options)
     options |= {"sampling_ratio": c.roi_sampling_ratio, "reduce": c.roi_reduce}

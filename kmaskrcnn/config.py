@@ -100,6 +100,7 @@ class MaskRCNNConfig:
     roi_pooling: str = (
         "align"  # "warp", "pool": what the paper compares it with; "crop": matterport's
     )
+    roi_levels: tuple[str, ...] = ("P2", "P3", "P4", "P5")  # a region's size tells which of them
     roi_reduce: str = "average"  # or "max", of a bin's samples
     roi_align: str = "auto"  # "kernel", "crop_and_resize", "gather"
     roi_sampling_ratio: int = 2  # 0: as many samples as a bin has cells

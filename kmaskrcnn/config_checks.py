@@ -108,6 +108,14 @@ def check_sampling(config) -> None:
         require(room, fraction, getattr(config, fraction), accepted)
 
 
+def check_levels(config) -> None:
+    """Refuse levels to pool from that a pyramid does not have, or that leave one out in between."""
+    pyramid = ("P2", "P3", "P4", "P5")
+    runs = [pyramid[i:j] for i in range(4) for j in range(i + 1, 5)]
+    accepted = "one or more of P2, P3, P4, P5, in a row"
+    require(config.roi_levels in runs, "roi_levels", config.roi_levels, accepted)
+
+
 def check_keypoints(config) -> None:
     """Refuse pairs of keypoints that do not exist, and spreads that are not one for each."""
     count = config.num_keypoints
@@ -158,6 +166,7 @@ def check_ranges(config) -> None:
     for name, accepted in CHOICES.items():
         require_one_of(name, getattr(config, name), accepted)
     check_numbers(config)
+    check_levels(config)
     check_keypoints(config)
     check_cascade(config)
     check_mask_head(config)
