@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import tiny_backbone
+from tiny import batch, tiny_backbone
 
+from kmaskrcnn.config import TrainingConfig
 from kmaskrcnn.data.records import load_coco
 from kmaskrcnn.data.shapes import paint_scene, write_shapes
-from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.training.schedules import make_optimizer
 
+CLASSES = ("a", "b", "c")  # those of the made-up batches
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -37,24 +39,45 @@ def test_every_variant_has_a_recipe_and_every_row_a_variant(ablations):
         assert all(len(row[2]) == len(table.columns) for row in table.rows)
 
 
-@pytest.mark.parametrize("name", ["warp_32", "persons_all"])
-def test_a_variant_builds_and_pools_from_the_level_it_names(ablations, monkeypatch, name):
-    variant = ablations.VARIANTS[name]
-    recipe = variant.recipe(seed=0)
-    points = ("head", "left_hand", "right_hand") if recipe.model.with_keypoints else ()
-    config = dataclasses.replace(recipe.model, keypoint_names=points, backbone="resnet18")
-    training = dataclasses.replace(recipe.training, backbone_weights=None)
+@pytest.fixture
+def build_tiny(ablations, monkeypatch):
+    """A function that builds a variant around the tests' small backbone."""
     monkeypatch.setattr("kmaskrcnn.components.build_backbone", lambda *_, **__: tiny_backbone())
     monkeypatch.setattr(ablations, "freeze_backbone", lambda *_: None)
-    model = ablations.build(
-        dataclasses.replace(recipe, model=config, training=training), variant.level
-    )
-    assert isinstance(model, MaskRCNN)
+
+    def build(name, seed=0, model=None):
+        variant = ablations.VARIANTS[name]
+        recipe = variant.recipe(seed)
+        points = ("head", "left_hand", "right_hand") if recipe.model.with_keypoints else ()
+        config = dataclasses.replace(recipe.model, class_names=CLASSES, keypoint_names=points)
+        training = dataclasses.replace(recipe.training, backbone_weights=None)
+        recipe = dataclasses.replace(recipe, model=config, training=training)
+        return ablations.start_again(model, recipe, variant.level)
+
+    return build
+
+
+@pytest.mark.parametrize("name, level", [("warp_32", 5), ("persons_all", 2)])
+def test_a_variant_builds_and_pools_from_the_level_it_names(build_tiny, name, level):
+    model = build_tiny(name)
     # Maps that hold their own level's number: a region of 20 pixels belongs to P2 unless only one level is read.
     maps = {f"P{n}": np.full((1, 256 >> n, 256 >> n, 1), n, "float32") for n in (2, 3, 4, 5)}
     for layer in (model.box_align, model.mask_align):
         pooled = np.array(layer(maps, np.array([[[40.0, 40.0, 60.0, 60.0]]], "float32")))
-        np.testing.assert_allclose(pooled, int((variant.level or "P2")[1:]), rtol=1e-6)
+        np.testing.assert_allclose(pooled, level, rtol=1e-6)
+
+
+def test_the_next_seed_finds_nothing_of_the_last(build_tiny):
+    """Weights, random states and optimizer are those of a model that never trained."""
+    model = build_tiny("no_mask", seed=0)
+    model.compile(optimizer=make_optimizer(TrainingConfig(optimizer="adamw"), 10), run_eagerly=True)
+    model.train_on_batch(*batch(np.random.default_rng(0), masks=False))
+    assert int(model.optimizer.iterations) == 1
+    again, new = build_tiny("no_mask", seed=1, model=model), build_tiny("no_mask", seed=1)
+    assert again is model and len(new.variables) > 40
+    for variable, expected in zip(again.variables, new.variables, strict=True):
+        np.testing.assert_array_equal(variable, expected)
+    assert not any(np.any(np.array(variable)) for variable in model.optimizer.variables)
 
 
 def test_tables_hold_mean_spread_and_each_seed_against_the_first_row(ablations):
