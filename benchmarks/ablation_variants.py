@@ -77,9 +77,11 @@ class Variant:
         """What `train_and_evaluate` trains."""
         of_data, batch_size, epochs = DATA[self.data]
         return Recipe(
-            dataclasses.replace(SMALL, **{**of_data, **self.model}),
-            DataConfig(batch_size=batch_size, seed=seed),
-            dataclasses.replace(TRAINING, **{"epochs": epochs, "seed": seed, **self.training}),
+            model=dataclasses.replace(SMALL, **{**of_data, **self.model}),
+            data=DataConfig(batch_size=batch_size, seed=seed),
+            training=dataclasses.replace(
+                TRAINING, **{"epochs": epochs, "seed": seed, **self.training}
+            ),
         )
 
 

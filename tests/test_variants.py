@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import TINY, batch, tiny_backbone, tiny_config
 
+from kmaskrcnn.components import make_roi_layer
 from kmaskrcnn.config import MaskRCNNConfig, load_yaml
 from kmaskrcnn.layers.roi_align import RoIAlign
 from kmaskrcnn.layers.roi_pool import RoIPool, RoIWarp
@@ -94,6 +95,16 @@ def test_a_variant_differs_where_it_says(change, weights):
     assert type(other.box_branch.align) is kinds[other.config.roi_pooling]
 
 
+@pytest.mark.parametrize("pooling", ["align", "warp", "pool", "crop"])
+@pytest.mark.parametrize("levels, expected", [(("P4",), 4), (("P3", "P4"), 3)])
+def test_regions_are_pooled_from_the_levels_named(pooling, levels, expected):
+    """Each map holds its level's number, and a region of 20 pixels belongs to the finest there is."""
+    layer = make_roi_layer(tiny_config(roi_pooling=pooling, roi_levels=levels), 7, "align")
+    maps = {f"P{n}": np.full((1, 256 >> n, 256 >> n, 1), n, "float32") for n in (2, 3, 4, 5)}
+    pooled = np.array(layer(maps, np.array([[[40.0, 40.0, 60.0, 60.0]]], "float32")))
+    np.testing.assert_allclose(pooled, expected, rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def pose_model():
     """Boxes, masks and keypoints in one."""
@@ -143,7 +154,10 @@ def test_keypoints_without_names_are_refused():
         ({"class_agnostic_masks": True, "mask_activation": "softmax"}, "mask_activation: got"),
         ({"box_loss": "iou"}, "box_loss: got 'iou'"),
         ({"suppression": "soft"}, "suppression: got 'soft'"),
-        ({"roi_pooling": "crop"}, "roi_pooling: got 'crop'"),
+        ({"roi_pooling": "cut"}, "roi_pooling: got 'cut'"),
+        ({"roi_levels": ("P2", "P4")}, "roi_levels: got .* in a row"),
+        ({"roi_levels": ("P6",)}, "roi_levels: got"),
+        ({"roi_levels": ()}, "roi_levels: got"),
     ],
 )
 def test_variants_that_do_not_exist_are_named(values, message):
