@@ -50,12 +50,12 @@ def _image(record, dataset, ids, file_name):
 
 
 def _annotation(instance, image_id, ids, names):
-    corner, end = np.reshape(instance.box, (2, 2))
+    x1, y1, x2, y2 = map(float, instance.box)
     entry = {
         "id": instance.annotation_id,
         "image_id": image_id,
         "category_id": ids[instance.label],
-        "bbox": [*corner.tolist(), *(end - corner).tolist()],
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
         "area": instance.area,
         "iscrowd": int(instance.is_crowd),
     }
