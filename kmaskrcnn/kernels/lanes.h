@@ -47,8 +47,9 @@ inline float to_float(float16 value) {
 #else
   const uint32_t sign = (value.bits & 0x8000u) << 16, magnitude = value.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return word_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  // 2^112 brings the exponent's offset of 15 to 127, and makes subnormal numbers right.
-  return word_to_float(sign | float_to_word(word_to_float(magnitude << 13) * 0x1p112f));
+  // TensorFlow's threads take subnormal float32 numbers as 0, so those of float16 must not become any on the way.
+  const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
+  return word_to_float(sign | (magnitude < 0x400u ? float_to_word(subnormal) : (magnitude << 13) + 0x38000000u));
 #endif
 }
 
@@ -82,11 +83,32 @@ inline Lanes load(const float* from) {
   std::memcpy(&lanes, from, sizeof lanes);
   return lanes;
 }
-inline Lanes load(const bfloat16* from) {
+
+// g++ 12 takes a generic conversion between 16 and 32 bits apart into single numbers.
+inline Words widen(const void* from) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(from))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(from))));
+#else
   Halves halves;
   std::memcpy(&halves, from, sizeof halves);
-  return reinterpret_cast<Lanes>(__builtin_convertvector(halves, Words) << 16);
+  return __builtin_convertvector(halves, Words);
+#endif
 }
+inline void narrow(Words words, void* to) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(static_cast<__m256i*>(to), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(words)));
+#elif defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi32(reinterpret_cast<__m256i>(words), _mm256_setzero_si256());
+  _mm_storeu_si128(static_cast<__m128i*>(to), _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+#else
+  const Halves halves = __builtin_convertvector(words, Halves);
+  std::memcpy(to, &halves, sizeof halves);
+#endif
+}
+
+inline Lanes load(const bfloat16* from) { return reinterpret_cast<Lanes>(widen(from) << 16); }
 inline Lanes load(const float16* from) {
 #if defined(__AVX512F__)
   return reinterpret_cast<Lanes>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
@@ -104,8 +126,7 @@ inline void store(bfloat16* to, Lanes lanes) {
   const Words bits = reinterpret_cast<Words>(lanes);
   const Words rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
   const Words quiet_nan = bits >> 16 | 0x40u;
-  const Halves halves = __builtin_convertvector(lanes == lanes ? rounded : quiet_nan, Halves);
-  std::memcpy(to, &halves, sizeof halves);
+  narrow(lanes == lanes ? rounded : quiet_nan, to);
 }
 inline void store(float16* to, Lanes lanes) {
 #if defined(__AVX512F__)
