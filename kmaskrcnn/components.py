@@ -3,10 +3,10 @@
 import keras
 
 from kmaskrcnn.config import MaskRCNNConfig, fit_to_channels
-from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone
+from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone, build_stage5
 from kmaskrcnn.layers.cascade import RelabelLayer
 from kmaskrcnn.layers.detection import DetectionLayer
-from kmaskrcnn.layers.fpn import FeaturePyramid
+from kmaskrcnn.layers.fpn import FeaturePyramid, SingleLevel
 from kmaskrcnn.layers.heads import BoxHead, MaskHead, MLPMaskHead
 from kmaskrcnn.layers.keypoint_head import KeypointHead
 from kmaskrcnn.layers.mask_targets import MaskTargetLayer
@@ -32,7 +32,7 @@ def make_normalizer(c: MaskRCNNConfig):
 
 
 def make_backbone(c: MaskRCNNConfig):
-    """A model from the image to C2 ... C5."""
+    """A model from the image to C2 ... C5, or to C4 where the fifth stage is a head."""
     return build_backbone(
         c.backbone,
         stride_in_1x1=c.stride_in_1x1,
@@ -40,23 +40,38 @@ def make_backbone(c: MaskRCNNConfig):
         in_channels=c.in_channels,
         norm=c.norm,
         norm_epsilon=c.norm_epsilon,
+        c5_dilation=2 if c.pyramid == "dc5" else 1,
+        last_stage="C4" if c.pyramid == "c4" else "C5",
+    )
+
+
+def make_stage5(c: MaskRCNNConfig):
+    """The fifth stage that a C4 model passes every region through; None for the others."""
+    if c.pyramid != "c4":
+        return None
+    return build_stage5(
+        c.backbone, stride_in_1x1=c.stride_in_1x1, norm=c.norm, norm_epsilon=c.norm_epsilon
     )
 
 
 def make_pyramid(c: MaskRCNNConfig):
-    """C2 ... C5 -> P2 ... P6."""
+    """C2 ... C5 -> P2 ... P6, or one stage as it is."""
+    if c.pyramid != "fpn":
+        return SingleLevel("C4" if c.pyramid == "c4" else "C5", name="single_level")
     return FeaturePyramid(c.fpn_channels, norm=c.fpn_norm, norm_epsilon=c.norm_epsilon, name="fpn")
 
 
 def make_anchors(c: MaskRCNNConfig):
-    """One scale a level."""
-    return AnchorGenerator(c.anchor_scales, c.anchor_aspect_ratios, c.anchor_rule, name="anchors")
+    """One scale a level; all of them where there is one level."""
+    scales = c.anchor_scales if c.pyramid == "fpn" else (c.anchor_scales,)
+    return AnchorGenerator(scales, c.anchor_aspect_ratios, c.anchor_rule, name="anchors")
 
 
 def make_rpn_head(c: MaskRCNNConfig):
     """One head for all levels."""
-    channels = c.rpn_channels or c.fpn_channels
-    return RPNHead(len(c.anchor_aspect_ratios), channels, c.rpn_convs, name="rpn_head")
+    scales = 1 if c.pyramid == "fpn" else len(c.anchor_scales)
+    anchors_per_cell = scales * len(c.anchor_aspect_ratios)
+    return RPNHead(anchors_per_cell, c.rpn_channels, c.rpn_convs, name="rpn_head")
 
 
 def make_proposals(c: MaskRCNNConfig):
@@ -83,9 +98,10 @@ def roi_align_of(c: MaskRCNNConfig):
 
 def make_roi_layer(c: MaskRCNNConfig, pool_size, name):
     """RoIAlign, or what the paper compares it with."""
+    levels = c.roi_levels if c.pyramid == "fpn" else ("P4",)  # there is no other
     if c.roi_pooling == "pool":
-        return RoIPool(pool_size, levels=c.roi_levels, name=name)
-    options = {"implementation": roi_align_of(c), "levels": c.roi_levels, "name": name}
+        return RoIPool(pool_size, levels=levels, name=name)
+    options = {"implementation": roi_align_of(c), "levels": levels, "name": name}
     if c.roi_pooling == "crop":
         return RoICrop(pool_size, **options)
     options |= {"sampling_ratio": c.roi_sampling_ratio, "reduce": c.roi_reduce}
@@ -105,6 +121,7 @@ def make_box_head(c: MaskRCNNConfig, name="box_head"):
         norm=c.head_norm,
         norm_epsilon=c.norm_epsilon,
         class_agnostic=c.class_agnostic_boxes,
+        average=c.pyramid == "c4",
         name=name,
     )
 

@@ -67,19 +67,21 @@ class MaskRCNNConfig:
     backbone: str = "resnet50"
     stride_in_1x1: bool = False  # True for the original (MSRA) ResNets, False for PyTorch's
     stem_pool: str = "symmetric"  # "same": of even sides padded at the bottom and right alone
-    norm: str = "frozen_batch_norm"
+    norm: str | None = "frozen_batch_norm"
     norm_epsilon: float = 1e-5
+    # Or one level of stride 16: "c4", whose fifth stage is the regions' head; "dc5", whose fifth stage is dilated
+    pyramid: str = "fpn"
     fpn_channels: int = 256
     fpn_norm: str | None = None
 
-    # Anchors: one scale a level, every aspect ratio (height / width) at each place
+    # Anchors: one scale a level (all where there is one level), every aspect ratio (height / width) at each place
     anchor_scales: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     anchor_aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     anchor_rule: str = "exact"  # "torchvision": rounded to pixels, see AnchorGenerator
 
     # Region proposal network
     rpn_convs: int = 1
-    rpn_channels: int | None = None  # None: those of the pyramid
+    rpn_channels: int | None = None  # None: those of the features
     rpn_positive_threshold: float = 0.7
     rpn_negative_threshold: float = 0.3
     rpn_anchors_per_image: int = 256
@@ -107,7 +109,7 @@ class MaskRCNNConfig:
     roi_aligned: bool = True
 
     # Box head
-    box_pool_size: int = 7
+    box_pool_size: int = 7  # "c4" halves it
     box_head_convs: int = 0
     box_head_dense: int = 2
     box_head_units: int = 1024
@@ -133,7 +135,7 @@ class MaskRCNNConfig:
     mask_head: str = "fcn"  # "mlp": dense layers; "point_rend": a coarse mask, refined at its edges
     mask_activation: str = "sigmoid"  # "softmax": classes compete at each pixel
     class_agnostic_masks: bool = False  # one mask a region instead of one a class
-    mask_pool_size: int = 14  # masks are twice as fine, those of "point_rend" eight times
+    mask_pool_size: int = 14  # masks are twice as fine, "point_rend"'s eight times, "c4"'s as fine
     mask_head_convs: int = 4
     mask_head_channels: int = 256
     mask_head_units: int = 1024  # of "mlp" and the coarse mask of "point_rend"
@@ -191,6 +193,8 @@ class MaskRCNNConfig:
     @property
     def mask_size(self) -> int:
         """Height and width of a predicted mask, in its box's frame."""
+        if self.pyramid == "c4":
+            return 2 * -(-self.mask_pool_size // 2)
         return (8 if self.mask_head == "point_rend" else 2) * self.mask_pool_size
 
     @property

@@ -7,6 +7,7 @@ import types
 import typing
 
 CHOICES = {
+    "pyramid": ("fpn", "c4", "dc5"),
     "roi_align": ("auto", "kernel", "crop_and_resize", "gather"),
     "roi_pooling": ("align", "warp", "pool", "crop"),
     "roi_reduce": ("average", "max"),
@@ -152,6 +153,15 @@ def check_cascade(config) -> None:
     require(known, "box_rule", config.box_rule, "'edges' with cascade_thresholds")
 
 
+def check_pyramid(config) -> None:
+    """Refuse heads that need what a model on one level lacks."""
+    thresholds = config.cascade_thresholds
+    alone = not thresholds or config.pyramid != "c4"
+    require(alone, "cascade_thresholds", thresholds, "none where the head is the fifth stage")
+    finest = config.mask_head != "point_rend" or config.pyramid == "fpn"
+    require(finest, "mask_head", config.mask_head, "'fcn' or 'mlp' without a pyramid")
+
+
 def check_ranges(config) -> None:
     """Refuse values with which no model can be built."""
     names = config.class_names
@@ -169,6 +179,7 @@ def check_ranges(config) -> None:
     check_levels(config)
     check_keypoints(config)
     check_cascade(config)
+    check_pyramid(config)
     check_mask_head(config)
     for name in ("pixel_mean", "pixel_std"):
         value = getattr(config, name)
@@ -179,7 +190,7 @@ def check_ranges(config) -> None:
         if field.name.endswith(("threshold", "fraction")):
             require(0 <= value <= 1, field.name, value, "a number from 0 to 1")
         elif isinstance(value, int) and not isinstance(value, bool):
-            lowest = 0 if field.name.endswith(("_convs", "sampling_ratio")) else 1
+            lowest = 0 if field.name.endswith(("_convs", "_dense", "sampling_ratio")) else 1
             require(value >= lowest, field.name, value, f"{lowest} or more")
     check_sampling(config)
 

@@ -1,6 +1,6 @@
 """Mask R-CNN as a Keras model: two graphs over the same layers, one to learn and one to predict.
 
-    images -> normalizer -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals
+    images -> normalizer -> backbone -> C2..C5 -> FPN -> P2..P6 -> RPN -> proposals     (or one level, without FPN)
     learning:    proposals + ground truth -> sampled RoIs -> box, mask and keypoint branch -> losses
     predicting:  proposals -> box branch -> detections -> mask and keypoint branch -> their masks and keypoints
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
 class MaskRCNN(keras.Model):
-    """Mask R-CNN with a feature pyramid; `with_mask=False` in its config makes it Faster R-CNN.
+    """Mask R-CNN with a feature pyramid or on one level; `with_mask=False` in its config makes it Faster R-CNN.
 
     It compiles, fits, evaluates, predicts, saves and loads as any Keras model. Datasets yield `(inputs, targets)`; the
     losses are computed by the model, so `compile` takes an optimizer and no loss.
@@ -81,17 +81,22 @@ class MaskRCNN(keras.Model):
     def _make_layers(self, c, backbone):
         self.normalizer = components.make_normalizer(c)
         self.backbone = backbone or components.make_backbone(c)
+        self.stage5 = components.make_stage5(c)
         self.fpn = components.make_pyramid(c)
         self.anchors = components.make_anchors(c)
         self.rpn_head = components.make_rpn_head(c)
         self.proposals = components.make_proposals(c)
         self.rpn_targets = components.make_rpn_targets(c)
-        box_branch = CascadeBoxBranch if c.cascade_thresholds else BoxBranch
-        self.box_branch = box_branch(c, name="box_branch")
+        if c.cascade_thresholds:
+            self.box_branch = CascadeBoxBranch(c, name="box_branch")
+        else:
+            self.box_branch = BoxBranch(c, self.stage5, name="box_branch")
         self.detail_branches = []
         if c.with_mask:
-            mask_branch = PointRendBranch if c.mask_head == "point_rend" else MaskBranch
-            self.mask_branch = mask_branch(c, name="mask_branch")
+            if c.mask_head == "point_rend":
+                self.mask_branch = PointRendBranch(c, name="mask_branch")
+            else:
+                self.mask_branch = MaskBranch(c, self.stage5, name="mask_branch")
             self.detail_branches.append(self.mask_branch)
         if c.with_keypoints:
             self.keypoint_branch = KeypointBranch(c, name="keypoint_branch")

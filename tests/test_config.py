@@ -46,6 +46,15 @@ def test_every_config_is_valid_and_tells_its_command(path):
         ({"model": {"min_size": 900, "max_size": 800}}, "min_size: got 900"),
         ({"model": {"nms_threshold": 1.5}}, "nms_threshold: got 1.5"),
         ({"model": {"anchor_scales": [32]}}, "anchor_scales"),
+        ({"model": {"pyramid": "c3"}}, "pyramid: got 'c3', accepted is one of fpn, c4, dc5"),
+        (
+            {"model": {"pyramid": "c4", "cascade_thresholds": [0.5, 0.6, 0.7]}},
+            "cascade_thresholds: got (0.5, 0.6, 0.7), accepted is none where the head is the fifth",
+        ),
+        (
+            {"model": {"pyramid": "dc5", "mask_head": "point_rend"}},
+            "mask_head: got 'point_rend', accepted is 'fcn' or 'mlp' without a pyramid",
+        ),
         ({"model": {"rois_per_image": 0}}, "rois_per_image: got 0"),
         ({"model": {"roi_align": "pool"}}, "roi_align: got 'pool', accepted is one of"),
         ({"model": {"pixel_mean": [1.0]}}, "pixel_mean"),

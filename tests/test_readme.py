@@ -31,7 +31,9 @@ def test_the_program_runs_as_it_stands(tmp_path, monkeypatch):
         str(tmp_path / "picture.jpg"), cv2.imread(str(next((tmp_path / "images").glob("val_*"))))
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(kmaskrcnn, "load_backbone_weights", lambda backbone, source: None)
+    monkeypatch.setattr(
+        kmaskrcnn, "load_backbone_weights", lambda backbone, source, stage5=None: None
+    )
     program = program.replace("448", "64").replace("640", "96").replace("epochs=8", "epochs=1")
     names = {}
     exec(program, names)

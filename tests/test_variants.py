@@ -43,7 +43,8 @@ def shrunk(config):
 
 def small_backbone(config):
     """The variant's own where its trunk is what sets it apart."""
-    return None if config.backbone.startswith("resnext") else tiny_backbone(config.norm)
+    own = config.backbone.startswith("resnext") or config.pyramid != "fpn"
+    return None if own else tiny_backbone(config.norm)
 
 
 def make_batch(config, seed=0):

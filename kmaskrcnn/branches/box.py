@@ -11,13 +11,15 @@ class BoxBranch(keras.layers.Layer):
 
     Args:
         config: a `MaskRCNNConfig`.
+        stage5: what every region passes through before the head: the trunk's fifth stage in a C4 model, or None.
 
     Reference:
         [Fast R-CNN](https://arxiv.org/abs/1504.08083), section 2
     """
 
-    def __init__(self, config, **kwargs):
+    def __init__(self, config, stage5=None, **kwargs):
         super().__init__(**kwargs)
+        self.stage5 = stage5
         self.align = components.make_roi_layer(config, config.box_pool_size, "box_align")
         self.head = components.make_box_head(config)
         self.targets = components.make_detection_targets(config)
@@ -34,7 +36,7 @@ class BoxBranch(keras.layers.Layer):
         Returns:
             Dict of `boxes (B, D, 4)`, `labels (B, D)`, `scores (B, D)`, `num_detections (B,)`.
         """
-        class_logits, box_deltas = self.head(self.align(features, proposals))
+        class_logits, box_deltas = self._answers(features, proposals)
         return self.detection(proposals, class_logits, box_deltas, image_sizes)
 
     def learn(self, features, proposals, truth):
@@ -51,8 +53,12 @@ class BoxBranch(keras.layers.Layer):
         regions = self.targets(
             proposals, **{name: truth[name] for name in ("boxes", "labels", "is_crowd")}
         )
-        class_logits, box_deltas = self.head(self.align(features, regions["rois"]))
+        class_logits, box_deltas = self._answers(features, regions["rois"])
         return regions, answers_and_targets(class_logits, box_deltas, regions)
+
+    def _answers(self, features, rois):
+        pooled = self.align(features, rois)
+        return self.head(pooled if self.stage5 is None else self.stage5(pooled))
 
 
 def answers_and_targets(class_logits, box_deltas, regions, stage=""):

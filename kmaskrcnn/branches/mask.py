@@ -12,6 +12,7 @@ class MaskBranch(keras.layers.Layer):
 
     Args:
         config: a `MaskRCNNConfig`.
+        stage5: as of `BoxBranch`, with the same weights; a positive region passes through it once for each branch.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3
@@ -19,8 +20,9 @@ class MaskBranch(keras.layers.Layer):
 
     output_name = "masks"
 
-    def __init__(self, config, **kwargs):
+    def __init__(self, config, stage5=None, **kwargs):
         super().__init__(**kwargs)
+        self.stage5 = stage5
         self.classes_compete = config.mask_activation == "softmax"
         self.align = components.make_mask_roi_layer(config)
         self.head = components.make_mask_head(config)
@@ -64,5 +66,6 @@ class MaskBranch(keras.layers.Layer):
 
     def _logits(self, features, regions):
         """Each region's mask for its own class; those of all classes where they compete."""
-        logits = self.head(self.align(features, regions["rois"], regions["image_indices"]))
+        pooled = self.align(features, regions["rois"], regions["image_indices"])
+        logits = self.head(pooled if self.stage5 is None else self.stage5(pooled))
         return logits if self.classes_compete else self.select_class(logits, regions["labels"])

@@ -34,7 +34,8 @@ def fold_batch_norms(model, dtype="float32", **changes):
         True
     """
     config = model.config
-    norms = {name: None for name in ("fpn_norm", "head_norm") if getattr(config, name) in FOLDED}
+    kinds = ("norm", "fpn_norm", "head_norm")
+    norms = {name: None for name in kinds if getattr(config, name) in FOLDED}
     serialised = keras.saving.serialize_keras_object(model.backbone)
     pairs = _edit(serialised, dtype)
     folded = type(model)(

@@ -112,6 +112,37 @@ class FeaturePyramid(keras.layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable(package="kmaskrcnn")
+class SingleLevel(keras.layers.Layer):
+    """A pyramid of one level: a stage of stride 16, as it is.
+
+    Args:
+        stage: `"C4"`, or `"C5"` of a trunk whose last stage is dilated.
+        **kwargs: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        features: dict of `(B, H, W, C)`.
+
+    Returns:
+        `{"P4": (B, H, W, C)}`: levels are called after their strides.
+
+    Reference: [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3, "Network Architecture"
+    """
+
+    def __init__(self, stage="C4", **kwargs):
+        super().__init__(**kwargs)
+        self.stage = stage
+
+    def call(self, features):
+        return {"P4": features[self.stage]}
+
+    def compute_output_shape(self, features_shape):
+        return {"P4": features_shape[self.stage]}
+
+    def get_config(self):
+        return {**super().get_config(), "stage": self.stage}
+
+
 def _levels(features):
     """The numbers of the given stages, finest first: `[2, 3, 4, 5]` of C2..C5."""
     levels = sorted(int(name[1:]) for name in features if name[:1] == "C" and name[1:].isdigit())

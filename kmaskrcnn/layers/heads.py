@@ -25,6 +25,7 @@ class BoxHead(keras.layers.Layer):
         norm: their normalisation, see `ConvNorm`.
         norm_epsilon: of the normalisation.
         class_agnostic: one box for all classes (Q = 1) instead of one for each (Q = K).
+        average: take the mean of a region's cells, as behind a whole trunk, instead of all of them in a row.
 
     Call arguments:
         pooled: `(N, P, P, C)`.
@@ -33,7 +34,7 @@ class BoxHead(keras.layers.Layer):
         `class_logits (N, K + 1)` and `box_deltas (N, Q, 4)`, float32.
 
     Reference:
-        [Mask R-CNN](https://arxiv.org/abs/1703.06870), figure 4 (right)
+        [Mask R-CNN](https://arxiv.org/abs/1703.06870), figure 4 (right; left with `average` and no hidden layers)
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class BoxHead(keras.layers.Layer):
         norm=None,
         norm_epsilon=1e-5,
         class_agnostic=False,
+        average=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_classes, self.units, self.num_dense = num_classes, units, num_dense
-        self.class_agnostic = class_agnostic
+        self.class_agnostic, self.average = class_agnostic, average
         self.num_convs, self.channels = num_convs, channels
         self.norm, self.norm_epsilon = norm, norm_epsilon
         common = {"dtype": self.dtype_policy}
@@ -66,7 +68,8 @@ class BoxHead(keras.layers.Layer):
             )
             for i in range(num_convs)
         ]
-        self.flatten = keras.layers.Flatten(name="flatten", **common)
+        to_vector = keras.layers.GlobalAveragePooling2D if average else keras.layers.Flatten
+        self.to_vector = to_vector(name="to_vector", **common)
         self.dense = [
             keras.layers.Dense(units, activation="relu", name=f"dense{i + 1}", **common)
             for i in range(num_dense)
@@ -86,7 +89,7 @@ class BoxHead(keras.layers.Layer):
         )
 
     def build(self, shape):
-        for layer in (*self.convs, self.flatten, *self.dense):
+        for layer in (*self.convs, self.to_vector, *self.dense):
             layer.build(shape)
             shape = layer.compute_output_shape(shape)
         self.class_logits.build(shape)
@@ -96,7 +99,7 @@ class BoxHead(keras.layers.Layer):
         hidden = pooled
         for conv in self.convs:
             hidden = conv(hidden, training=training)
-        hidden = self.flatten(hidden)
+        hidden = self.to_vector(hidden)
         for dense in self.dense:
             hidden = dense(hidden)
         boxes = 1 if self.class_agnostic else self.num_classes
@@ -113,6 +116,7 @@ class BoxHead(keras.layers.Layer):
             "norm",
             "norm_epsilon",
             "class_agnostic",
+            "average",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 

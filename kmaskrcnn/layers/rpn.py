@@ -8,6 +8,7 @@ proposals   (B, N, 4)                all levels together, best first
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from kmaskrcnn.geometry.anchors import anchor_grid, base_anchors
@@ -25,7 +26,7 @@ class AnchorGenerator(keras.layers.Layer):
     """Lays anchors over every level of a feature pyramid.
 
     Args:
-        scales: one a level, finest first: the side of the square anchor in pixels.
+        scales: one a level, finest first: the side of the square anchor in pixels; or several of a level, as a tuple.
         aspect_ratios: height / width.
         rule: `"exact"`, or `"torchvision"`, whose weights know anchors with their corners rounded to whole pixels, and
             strides of whole pixels found from the sizes of the maps: 58 instead of 64 at a P6 of 6 x 6 over 352 pixels.
@@ -34,7 +35,7 @@ class AnchorGenerator(keras.layers.Layer):
         features: dict of `(B, H, W, C)`; only the sizes count.
 
     Returns:
-        Dict of `(H * W * R, 4)` float32 xyxy anchors, not clipped.
+        Dict of `(H * W * R, 4)` float32 xyxy anchors, not clipped; R runs over scales, then ratios.
 
     Reference:
         [Feature Pyramid Networks](https://arxiv.org/abs/1612.03144), section 4.1
@@ -44,7 +45,9 @@ class AnchorGenerator(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         if rule not in ("exact", "torchvision"):
             raise ValueError(f"rule: got {rule!r}, accepted are 'exact' and 'torchvision'")
-        self.scales = tuple(scales)
+        self.scales = tuple(
+            scale if isinstance(scale, (int, float)) else tuple(scale) for scale in scales
+        )
         self.aspect_ratios = tuple(aspect_ratios)
         self.rule = rule
 
@@ -56,7 +59,8 @@ class AnchorGenerator(keras.layers.Layer):
         anchors = {}
         for level, scale in zip(sorted(features), self.scales):
             height, width = ops.shape(features[level])[1:3]
-            base = base_anchors(scale, self.aspect_ratios)
+            of_level = scale if isinstance(scale, tuple) else (scale,)
+            base = np.concatenate([base_anchors(one, self.aspect_ratios) for one in of_level])
             stride = stride_of(level)
             if self.rule == "torchvision":
                 base, stride = base.round(), self._whole_strides(features, level)
@@ -82,7 +86,7 @@ class RPNHead(keras.layers.Layer):
 
     Args:
         anchors_per_cell: R.
-        channels: of the 3x3 convolutions.
+        channels: of the 3x3 convolutions; None for those of the features.
         num_convs: how many 3x3 convolutions come first.
 
     Call arguments:
@@ -95,32 +99,32 @@ class RPNHead(keras.layers.Layer):
         [Faster R-CNN](https://arxiv.org/abs/1506.01497), section 3.1
     """
 
-    def __init__(self, anchors_per_cell=3, channels=256, num_convs=1, **kwargs):
+    def __init__(self, anchors_per_cell=3, channels=None, num_convs=1, **kwargs):
         super().__init__(**kwargs)
         self.anchors_per_cell = anchors_per_cell
         self.channels = channels
         self.num_convs = num_convs
-        # Small weights as in Detectron: at the start all anchors score alike and proposals stay near them.
-        small = {
-            "kernel_initializer": keras.initializers.RandomNormal(stddev=0.01),
-            "dtype": self.dtype_policy,
-        }
-        self.convs = [
-            keras.layers.Conv2D(
-                channels, 3, padding="same", activation="relu", name=f"conv{i + 1}", **small
-            )
-            for i in range(num_convs)
-        ]
-        self.logits = keras.layers.Conv2D(anchors_per_cell, 1, name="logits", **small)
-        self.deltas = keras.layers.Conv2D(4 * anchors_per_cell, 1, name="deltas", **small)
 
     def build(self, features_shape):
         shape = next(iter(features_shape.values()))
+        channels = self.channels or shape[-1]
+        self.convs = [
+            self._conv(channels, 3, f"conv{i + 1}", padding="same", activation="relu")
+            for i in range(self.num_convs)
+        ]
+        self.logits = self._conv(self.anchors_per_cell, 1, "logits")
+        self.deltas = self._conv(4 * self.anchors_per_cell, 1, "deltas")
         for conv in self.convs:
             conv.build(shape)
-            shape = (*shape[:3], self.channels)
+            shape = (*shape[:3], channels)
         self.logits.build(shape)
         self.deltas.build(shape)
+
+    def _conv(self, filters, kernel_size, name, **options):
+        # Small weights as in Detectron: at the start all anchors score alike and proposals stay near them.
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        options |= {"name": name, "dtype": self.dtype_policy, "kernel_initializer": small}
+        return keras.layers.Conv2D(filters, kernel_size, **options)
 
     def call(self, features):
         logits, deltas = {}, {}

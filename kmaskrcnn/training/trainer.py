@@ -147,7 +147,8 @@ def build_model(recipe: Recipe) -> MaskRCNN:
     """The model that a recipe describes, with its initial weights, ready to compile."""
     model = MaskRCNN(recipe.model, dtype=recipe.training.mixed_precision)
     if recipe.training.backbone_weights:
-        load_backbone_weights(model.backbone, recipe.training.backbone_weights)
+        source = recipe.training.backbone_weights
+        load_backbone_weights(model.backbone, source, model.stage5)
         logger.info("backbone weights from %s", recipe.training.backbone_weights)
     freeze_backbone(model.backbone, recipe.training.trainable_stages)
     return model

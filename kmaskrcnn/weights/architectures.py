@@ -1,11 +1,4 @@
-"""Others' networks by name: whose tables they follow, and the configuration that their weights assume.
-
-| Not here yet | What is missing |
-|---|---|
-| Detectron2's C4 models | a RoI head that is the fifth stage of the trunk |
-| Detectron2's DC5 models | a detector on one level, with a dilated C5 |
-| Detectron2's X101-FPN, torchvision's ResNeXt | a name for grouped trunks in the configuration |
-"""
+"""Others' networks by name: whose tables they follow, and the configuration that their weights assume."""
 
 import dataclasses
 
@@ -82,6 +75,21 @@ _DETECTRON2 = {
     "smooth_l1_beta": 0.0,
 }
 _R50, _R101 = {"backbone": "resnet50"}, {"backbone": "resnet101"}
+_X101 = {"backbone": "resnext101_32x8d", "stride_in_1x1": False, "pixel_std": _STD}
+_ONE_LEVEL = {
+    "size_divisor": 1,
+    "rpn_pre_nms_topk_train": 12000,
+    "rpn_pre_nms_topk": 6000,
+    "rpn_post_nms_topk_train": 2000,
+}
+_DC5 = {**_ONE_LEVEL, "pyramid": "dc5"}
+_C4 = {
+    **_ONE_LEVEL,
+    "pyramid": "c4",
+    "box_pool_size": 14,
+    "box_head_dense": 0,
+    "mask_head_convs": 0,
+}
 
 ARCHITECTURES = {
     "maskrcnn_resnet50_fpn": Architecture(tables.TORCHVISION, _TORCHVISION_V1, COCO_90),
@@ -117,13 +125,33 @@ ARCHITECTURES = {
         )
         for depth in (50, 101)
     },
+    "mask_rcnn_X_101_32x8d_FPN": Architecture(tables.DETECTRON2, {**_DETECTRON2, **_X101}, COCO_80),
+    "faster_rcnn_X_101_32x8d_FPN": Architecture(
+        tables.DETECTRON2, {**_DETECTRON2, **_X101, **_BOXES}, COCO_80
+    ),
+    "keypoint_rcnn_X_101_32x8d_FPN": Architecture(
+        tables.DETECTRON2, {**_DETECTRON2, **_X101, **_KEYPOINTS}, ("person",)
+    ),
+    # Detectron2's models on one level.
+    **{
+        f"{task}_rcnn_R_{depth}_{kind}": Architecture(
+            tables.DETECTRON2,
+            {**_DETECTRON2, **pyramid, "backbone": f"resnet{depth}", "with_mask": task == "mask"},
+            COCO_80,
+        )
+        for task in ("mask", "faster")
+        for depth in (50, 101)
+        for kind, pyramid in (("C4", _C4), ("DC5", _DC5))
+    },
     # Trunks: the detector around them is ours.
     **{
-        f"resnet{depth}": Architecture(
-            tables.TORCHVISION_CLASSIFIER, {"backbone": f"resnet{depth}"}
+        name: Architecture(tables.TORCHVISION_CLASSIFIER, {"backbone": name})
+        for name in (
+            *("resnet18", "resnet34", "resnet50", "resnet101"),
+            *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
         )
-        for depth in (18, 34, 50, 101)
     },
+    "X-101-32x8d": Architecture(tables.CAFFE2_TRUNK, {**_X101, "pixel_mean": _MEAN}),
     **{
         f"R-{depth}": Architecture(
             tables.CAFFE2_TRUNK,
@@ -153,12 +181,15 @@ ARCHITECTURES = {
 
 ORIGINS = (*tables.ORIGINS, matterport.ORIGIN)
 
-# (blocks of C4, whether blocks have three convolutions) -> the trunk
+# (blocks of C4, whether blocks have three convolutions, groups of the second) -> the trunk
 _TRUNKS = {
-    (2, False): "resnet18",
-    (6, False): "resnet34",
-    (6, True): "resnet50",
-    (23, True): "resnet101",
+    (2, False, 1): "resnet18",
+    (6, False, 1): "resnet34",
+    (6, True, 1): "resnet50",
+    (23, True, 1): "resnet101",
+    (6, True, 32): "resnext50_32x4d",
+    (23, True, 32): "resnext101_32x8d",
+    (23, True, 64): "resnext101_64x4d",
 }
 
 
@@ -201,14 +232,27 @@ def recognise(arrays):
 def _traits(translated):
     """The fields of a configuration that show in the names of its weights."""
     blocks = {path.split("_")[1] for path in translated if path.startswith("C4_block")}
-    kind = len(blocks), "C2_block1_conv3/kernel" in translated
+    kind = len(blocks), "C2_block1_conv3/kernel" in translated, _groups(translated)
     traits = {"backbone": _TRUNKS.get(kind)}
     if num_classes_of(translated) is not None:
+        traits["pyramid"] = _pyramid(translated)
         traits["with_mask"] = "mask_head/logits/kernel" in translated
         traits["with_keypoints"] = "keypoint_head/logits/kernel" in translated
         traits["rpn_convs"] = sum(f"rpn_head/conv{i}/kernel" in translated for i in range(1, 9))
         traits["box_head_convs"] = sum(f"box_head/conv{i}/kernel" in translated for i in range(9))
     return traits
+
+
+def _groups(translated):
+    """In how many groups the 3x3 convolutions behind a 1x1 see its channels."""
+    first, second = (translated.get(f"C2_block1_conv{i}/kernel") for i in (1, 2))
+    return 1 if first is None or second is None else first.shape[-1] // second.shape[2]
+
+
+def _pyramid(translated):
+    if any(path.startswith("fpn/") for path in translated):
+        return "fpn"
+    return "dc5" if "box_head/dense1/kernel" in translated else "c4"
 
 
 def make_config(architecture, translated_classes=None, class_names=None, **changes):

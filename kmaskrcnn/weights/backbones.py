@@ -32,7 +32,7 @@ NETWORKS = {
 }
 
 
-def load_backbone_weights(backbone, source):
+def load_backbone_weights(backbone, source, stage5=None):
     """Fills a built backbone with weights, in place.
 
     Args:
@@ -46,6 +46,7 @@ def load_backbone_weights(backbone, source):
               `architectures.py`;
             - an `.h5` file without top as published for `keras.applications`;
             - an `.npz` file of folded MobileNetV2 weights, see `load_folded_mobilenet_v2`.
+        stage5: a C4 model's `stage5`, the last stage of the same ResNet; filled from others' files too.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -55,7 +56,7 @@ def load_backbone_weights(backbone, source):
     Example:
         >>> load_backbone_weights(build_backbone("mobilenet_v2"), "imagenet")
     """
-    is_resnet = backbone.name.startswith("resnet")
+    is_resnet = backbone.name.startswith(("resnet", "resnext"))
     if source == "imagenet" and is_resnet:
         source = fetch(f"{backbone.name}_imagenet")
     elif source == "imagenet":
@@ -68,7 +69,8 @@ def load_backbone_weights(backbone, source):
         backbone.load_weights(path)
     elif is_resnet:
         arrays = read_weights(path)
-        report = load_backbone_arrays(backbone, arrays, find_architecture(recognise(arrays)).origin)
+        origin = find_architecture(recognise(arrays)).origin
+        report = load_backbone_arrays(backbone, arrays, origin, stage5)
         logger.info("%s: %s", path.name, report)
     elif path.suffix == ".h5":
         _copy_weights(_network(backbone.name)(weights=str(path)), backbone)

@@ -123,6 +123,8 @@ def load_arrays(model, arrays, origin=None, load="all"):
     translated, unused = translate(arrays, origin) if origin else (dict(arrays), [])
     variables = named_weights(model)
     backbone = named_weights(model.backbone)
+    if model.stage5 is not None:
+        backbone |= named_weights(model.stage5)
     initialised = {}
     for path in variables:
         if load == "backbone" and path not in backbone:
@@ -138,13 +140,14 @@ def load_arrays(model, arrays, origin=None, load="all"):
     return LoadReport(tuple(wanted), initialised, tuple(unused))
 
 
-def load_backbone_arrays(backbone, arrays, origin):
+def load_backbone_arrays(backbone, arrays, origin, stage5=None):
     """Fills a built ResNet trunk with others' ImageNet weights, in place.
 
     Args:
         backbone: a `keras.Model` of `build_backbone`.
         arrays: name -> array, as `read_weights` gives them.
         origin: whose names they have, an `Origin`.
+        stage5: the last stage, where it stands apart, see `build_stage5`.
 
     Returns:
         `LoadReport`.
@@ -153,7 +156,7 @@ def load_backbone_arrays(backbone, arrays, origin):
         ValueError: naming every weight that is missing or of another shape; the trunk is unchanged.
     """
     translated, unused = translate(arrays, origin)
-    wanted = named_weights(backbone)
+    wanted = named_weights(backbone) | (named_weights(stage5) if stage5 else {})
     unused += _fill(wanted, translated, origin, None, known=wanted)
     return LoadReport(tuple(wanted), {}, tuple(unused))
 

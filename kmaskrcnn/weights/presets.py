@@ -88,6 +88,9 @@ PRESETS = {
     "resnet34_imagenet": _torchvision("resnet34", "resnet34-b627a593.pth"),
     "resnet50_imagenet": _torchvision("resnet50", "resnet50-0676ba61.pth"),
     "resnet101_imagenet": _torchvision("resnet101", "resnet101-63fe2227.pth"),
+    "resnext50_32x4d_imagenet": _torchvision("resnext50_32x4d", "resnext50_32x4d-7cdf4587.pth"),
+    "resnext101_32x8d_imagenet": _torchvision("resnext101_32x8d", "resnext101_32x8d-8ba56ff5.pth"),
+    "resnext101_64x4d_imagenet": _torchvision("resnext101_64x4d", "resnext101_64x4d-173b62eb.pth"),
     "mask_rcnn_R_50_FPN_1x": _detectron2(
         "mask_rcnn_R_50_FPN",
         "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x/137260431/model_final_a54504.pkl",
@@ -105,6 +108,53 @@ PRESETS = {
         "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x/138205316/model_final_a3ec72.pkl",
         42.9,
         38.6,
+    ),
+    "mask_rcnn_R_50_C4_1x": _detectron2(
+        "mask_rcnn_R_50_C4",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x/137259246/model_final_9243eb.pkl",
+        36.8,
+        32.2,
+    ),
+    "mask_rcnn_R_50_C4_3x": _detectron2(
+        "mask_rcnn_R_50_C4",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x/137849525/model_final_4ce675.pkl",
+        39.8,
+        34.4,
+    ),
+    "mask_rcnn_R_101_C4_3x": _detectron2(
+        "mask_rcnn_R_101_C4",
+        "COCO-InstanceSegmentation/mask_rcnn_R_101_C4_3x/138363239/model_final_a2914c.pkl",
+        42.6,
+        36.7,
+    ),
+    "mask_rcnn_R_50_DC5_1x": _detectron2(
+        "mask_rcnn_R_50_DC5",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x/137260150/model_final_4f86c3.pkl",
+        38.3,
+        34.2,
+    ),
+    "mask_rcnn_R_50_DC5_3x": _detectron2(
+        "mask_rcnn_R_50_DC5",
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_3x/137849551/model_final_84107b.pkl",
+        40.0,
+        35.9,
+    ),
+    "mask_rcnn_R_101_DC5_3x": _detectron2(
+        "mask_rcnn_R_101_DC5",
+        "COCO-InstanceSegmentation/mask_rcnn_R_101_DC5_3x/138363294/model_final_0464b7.pkl",
+        41.9,
+        37.3,
+    ),
+    "mask_rcnn_X_101_32x8d_FPN_3x": _detectron2(
+        "mask_rcnn_X_101_32x8d_FPN",
+        "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x/139653917/model_final_2d9806.pkl",
+        44.3,
+        39.5,
+    ),
+    "faster_rcnn_X_101_32x8d_FPN_3x": _detectron2(
+        "faster_rcnn_X_101_32x8d_FPN",
+        "COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x/139173657/model_final_68b088.pkl",
+        43.0,
     ),
     "faster_rcnn_R_50_FPN_3x": _detectron2(
         "faster_rcnn_R_50_FPN",
@@ -132,6 +182,7 @@ PRESETS = {
     ),
     "R-50": _detectron2("R-50", "ImageNetPretrained/MSRA/R-50.pkl"),
     "R-101": _detectron2("R-101", "ImageNetPretrained/MSRA/R-101.pkl"),
+    "X-101-32x8d": _detectron2("X-101-32x8d", "ImageNetPretrained/FAIR/X-101-32x8d.pkl"),
 }
 
 

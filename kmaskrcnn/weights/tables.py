@@ -132,7 +132,8 @@ DETECTRON2_TRUNK = (
 DETECTRON2 = Origin(
     "Detectron2",
     (
-        *below(r"backbone\.bottom_up\.", DETECTRON2_TRUNK),
+        *below(r"backbone\.(?:bottom_up\.)?", DETECTRON2_TRUNK),
+        *below(r"roi_heads\.", DETECTRON2_TRUNK),  # a C4 model's res5
         (r"backbone\.fpn_lateral(\d)", "fpn/lateral_C{+0}"),
         (r"backbone\.fpn_lateral(\d)\.norm", "fpn/lateral_C{+0}/norm"),
         (r"backbone\.fpn_output(\d)", "fpn/output_P{+0}"),

@@ -54,6 +54,16 @@ def test_features_stay_and_batch_norms_go(backbone, norm):
         np.testing.assert_allclose(after[level], values, atol=1e-5 * scale, err_msg=level)
 
 
+def test_a_fifth_stage_of_regions_is_folded_too():
+    c4 = {"pyramid": "c4", "box_pool_size": 4, "box_head_dense": 0, "with_mask": False}
+    model = shaken(MaskRCNN(tiny_config(**c4)))
+    folded = fold_batch_norms(model)
+    assert not [v.path for v in folded.variables if "moving" in v.path]
+    pooled = np.random.default_rng(2).normal(size=(3, 4, 4, 256)).astype("float32")
+    expected = np.array(model.stage5(pooled))
+    np.testing.assert_allclose(folded.stage5(pooled), expected, atol=1e-5 * np.abs(expected).max())
+
+
 def test_a_batch_norm_that_follows_no_convolution_stays():
     images = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 3, 2, padding="same", name="stem", activation="relu")(images)

@@ -4,7 +4,7 @@ import pytest
 from convolution_oracle import convolve
 from layer_checks import check_layer
 
-from kmaskrcnn.layers.fpn import FeaturePyramid
+from kmaskrcnn.layers.fpn import FeaturePyramid, SingleLevel
 
 
 def features(sizes, batch=1, seed=0):
@@ -105,6 +105,14 @@ def test_every_convolution_gets_a_gradient():
         if gradient is None
     }
     assert silent == {"output_P3", "output_P4"}  # only they are not in the total
+
+
+@pytest.mark.parametrize("stage", ["C4", "C5"])
+def test_a_single_level_is_its_stage(stage):
+    maps = {name: np.full((2, 3, 4, 5), i, "float32") for i, name in enumerate(("C4", "C5"))}
+    outputs = check_layer(SingleLevel(stage), maps, free_axes=(1, 2))
+    np.testing.assert_array_equal(outputs["P4"], maps[stage])
+    assert list(outputs) == ["P4"]
 
 
 @pytest.mark.parametrize("stages", [["C3", "C5"], ["P3", "P4"], ["C2", "head"], []])

@@ -60,6 +60,18 @@ def test_dense_layers_see_the_whole_region():
     assert changed[MaskHead][:2, :2].any()
 
 
+def test_behind_a_whole_trunk_cells_are_averaged():
+    head = BoxHead(2, num_dense=0, average=True)
+    regions = pooled()
+    logits, deltas = head(regions)
+    assert head.class_logits.kernel.shape == (regions.shape[-1], 3)
+    for region, found, moved in zip(regions, logits, deltas):
+        mean = sum(region[i, j] for i, j in np.ndindex(region.shape[:2])) / region[..., 0].size
+        np.testing.assert_allclose(found, mean @ head.class_logits.kernel.numpy(), atol=1e-5)
+        expected = mean @ head.box_deltas.kernel.numpy()
+        np.testing.assert_allclose(moved, expected.reshape(2, 4), atol=1e-5)
+
+
 @pytest.mark.parametrize("portable", [False, True])
 def test_packing_and_unpacking(portable):
     values = np.arange(2 * 3 * 2, dtype="float32").reshape(2, 3, 2)
@@ -205,6 +217,7 @@ def test_runners():
     rng = np.random.default_rng(2)
     check_layer(BoxHead(3, 16, num_convs=1, channels=8, norm="batch_norm"), pooled())
     check_layer(BoxHead(3, 16, class_agnostic=True), pooled())
+    check_layer(BoxHead(3, num_dense=0, average=True), pooled())
     check_layer(MaskHead(3, 2, channels=8, norm="frozen_batch_norm"), pooled())
     check_layer(MLPMaskHead(3, 16), pooled())
     check_layer(

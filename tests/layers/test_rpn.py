@@ -18,6 +18,17 @@ def features(rng, channels=4):
     }
 
 
+def test_several_scales_of_one_level_run_before_the_ratios():
+    """Detectron2's order where all anchors lie on one level: a cell's first three share their scale."""
+    layer = AnchorGenerator(((16, 32), 64), (0.25, 1.0))
+    anchors = layer(features(np.random.default_rng(0)))
+    assert anchors["P2"].shape == (6 * 8 * 4, 4) and anchors["P3"].shape == (3 * 4 * 2, 4)
+    cell = np.array(anchors["P2"][4:8]) - [4, 0, 4, 0]  # the second cell, a stride to the right
+    sides = [(32, 8), (16, 16), (64, 16), (32, 32)]  # width, height
+    np.testing.assert_array_equal(cell, [[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])
+    check_layer(layer, (features(np.random.default_rng(0)),), mixed_precision=False)
+
+
 def test_anchors_of_each_level():
     anchors = AnchorGenerator((16, 32), (1.0,))(features(np.random.default_rng(0)))
     assert anchors["P2"].shape == (48, 4) and anchors["P3"].shape == (12, 4)
@@ -35,7 +46,7 @@ def test_anchors_need_a_scale_a_level():
 def test_head_keeps_the_order_of_the_anchors():
     """Logit and deltas of row (y * W + x) * R + r come from the same cell and the same anchor shape."""
     rng = np.random.default_rng(0)
-    head, maps = RPNHead(anchors_per_cell=2, channels=4), features(rng)
+    head, maps = RPNHead(anchors_per_cell=2), features(rng)
     logits, deltas = head(maps)
     hidden = ops.convert_to_numpy(head.convs[0](maps["P2"]))
     kernel, bias = (ops.convert_to_numpy(w) for w in head.logits.weights)
@@ -113,7 +124,7 @@ def test_runners(portable):
     check_layer(
         AnchorGenerator((16, 32)), (features(rng),), free_axes=(1, 2), mixed_precision=False
     )
-    check_layer(RPNHead(3, 4), (features(rng),), free_axes=(1, 2))
+    check_layer(RPNHead(3), (features(rng),), free_axes=(1, 2))
     anchors = {
         level: ops.convert_to_numpy(a)
         for level, a in AnchorGenerator((16, 32))(features(rng)).items()

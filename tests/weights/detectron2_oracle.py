@@ -1,7 +1,8 @@
-"""Detectron2's Mask R-CNN R50-FPN at inference once more, in NumPy: its published rules, its tensor names, NCHW.
+"""Detectron2's Mask R-CNNs at inference once more, in NumPy: its published rules, its tensor names, NCHW.
 
 Detectron2 is on no package index, so this stands where a recording would; it is written from the rules in its
-documentation and configuration (`Base-RCNN-FPN.yaml`), and shares nothing with the package but the loops of `oracles`.
+documentation and configurations (`Base-RCNN-FPN.yaml`, `-C4`, `-DilatedC5`), and shares nothing with the package but
+the loops of `oracles`.
 Maps are (C, H, W) of one picture.
 """
 
@@ -16,11 +17,19 @@ SIZES, RATIOS, LEVELS = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0), (2, 3, 4, 5, 6
 CLAMP = math.log(1000 / 16)
 
 
-def conv(x, weight, bias=None, stride=1):
-    pad = weight.shape[-1] // 2
+def conv(x, weight, bias=None, stride=1, dilation=1):
+    """`(C, H, W)` with OIHW; a kernel of fewer input channels than there are has groups."""
+    size, groups = weight.shape[-1], len(x) // weight.shape[1]
+    pad, reach = size // 2 * dilation, (size - 1) * dilation + 1
     x = np.pad(x, [(0, 0), (pad, pad), (pad, pad)])
-    windows = sliding_window_view(x, weight.shape[2:], axis=(1, 2))[:, ::stride, ::stride]
-    out = np.einsum("chwyx,fcyx->fhw", windows, weight, optimize=True)
+    windows = sliding_window_view(x, (reach, reach), axis=(1, 2))
+    windows = windows[:, ::stride, ::stride, ::dilation, ::dilation]
+    out = np.concatenate(
+        [
+            np.einsum("chwyx,fcyx->fhw", channels, kernels, optimize=True)
+            for channels, kernels in zip(np.split(windows, groups), np.split(weight, groups))
+        ]
+    )
     return out if bias is None else out + bias[:, None, None]
 
 
@@ -29,48 +38,66 @@ def relu(x):
 
 
 class Oracle:
-    """Args: state: Detectron2's names -> arrays; post_nms_topk: proposals kept."""
+    """A model of the zoo.
 
-    def __init__(self, state, post_nms_topk):
-        self.state, self.post_nms_topk = state, post_nms_topk
+    Args:
+        state: Detectron2's names -> arrays.
+        post_nms_topk: proposals kept.
+        kind: `"fpn"`, `"c4"` (res5 on regions) or `"dc5"` (res5 dilated).
+        stride_in_1x1, std_bgr: of the trunk.
+    """
 
-    def layer(self, name, x, stride=1):
+    def __init__(self, state, post_nms_topk, kind="fpn", stride_in_1x1=True, std_bgr=1.0):
+        self.state, self.post_nms_topk, self.kind = state, post_nms_topk, kind
+        self.stride_in_1x1, self.std_bgr = stride_in_1x1, np.asarray(std_bgr, "float32")
+
+    def layer(self, name, x, stride=1, dilation=1):
         """Convolution with its bias, or with its frozen batch norm of epsilon 1e-5."""
+        weight = self.state[f"{name}.weight"]
         if f"{name}.norm.weight" not in self.state:
-            return conv(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"], stride)
+            return conv(x, weight, self.state[f"{name}.bias"], stride, dilation)
         gain, shift, mean, variance = (
             self.state[f"{name}.norm.{part}"]
             for part in ("weight", "bias", "running_mean", "running_var")
         )
         scale = gain / np.sqrt(variance + 1e-5)
-        x = conv(x, self.state[f"{name}.weight"], None, stride)
+        x = conv(x, weight, None, stride, dilation)
         return x * scale[:, None, None] + (shift - mean * scale)[:, None, None]
 
     def dense(self, name, x):
         return x @ self.state[f"{name}.weight"].T + self.state[f"{name}.bias"]
 
     def features(self, rgb):
-        """Picture `(H, W, 3)` uint8 RGB -> {level: map}; OpenCV's order, no division."""
+        """Picture `(H, W, 3)` uint8 RGB -> {level: map}; OpenCV's order; only a pyramid pads to 32."""
         height, width = rgb.shape[:2]
-        x = rgb[..., ::-1].astype("float32") - MEAN_BGR
-        x = np.pad(x, [(0, -height % 32), (0, -width % 32), (0, 0)]).transpose(2, 0, 1)
-        trunk = "backbone.bottom_up"
-        x = relu(self.layer(f"{trunk}.stem.conv1", x, 2))
+        x = (rgb[..., ::-1].astype("float32") - MEAN_BGR) / self.std_bgr
+        if self.kind == "fpn":
+            x = np.pad(x, [(0, -height % 32), (0, -width % 32), (0, 0)])
+        trunk = "backbone.bottom_up" if self.kind == "fpn" else "backbone"
+        x = relu(self.layer(f"{trunk}.stem.conv1", x.transpose(2, 0, 1), 2))
         x = np.pad(x, [(0, 0), (1, 1), (1, 1)])
         x = sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2].max((3, 4))
         stages = {}
-        for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3)):
-            for block in range(blocks):
-                x = self.bottleneck(f"{trunk}.res{stage}.{block}", x, stage, block)
-            stages[stage] = x
-        return self.pyramid(stages)
+        for stage in (2, 3, 4) if self.kind == "c4" else (2, 3, 4, 5):
+            dilation = 2 if (self.kind, stage) == ("dc5", 5) else 1
+            x = stages[stage] = self.stage(f"{trunk}.res{stage}", x, stage, dilation)
+        return self.pyramid(stages) if self.kind == "fpn" else {4: x}
 
-    def bottleneck(self, name, x, stage, block):
-        stride = 2 if stage > 2 and block == 0 else 1
-        y = relu(self.layer(f"{name}.conv1", x, stride))  # STRIDE_IN_1X1
-        y = relu(self.layer(f"{name}.conv2", y))
+    def stage(self, name, x, stage, dilation=1):
+        block = 0
+        while f"{name}.{block}.conv1.weight" in self.state:
+            stride = 2 if stage > 2 and block == 0 and dilation == 1 else 1
+            x = self.bottleneck(f"{name}.{block}", x, stride, dilation)
+            block += 1
+        return x
+
+    def bottleneck(self, name, x, stride, dilation):
+        first, second = (stride, 1) if self.stride_in_1x1 else (1, stride)
+        y = relu(self.layer(f"{name}.conv1", x, first))
+        y = relu(self.layer(f"{name}.conv2", y, second, dilation))
         y = self.layer(f"{name}.conv3", y)
-        return relu(y + (self.layer(f"{name}.shortcut", x, stride) if block == 0 else x))
+        has_shortcut = f"{name}.shortcut.weight" in self.state
+        return relu(y + (self.layer(f"{name}.shortcut", x, stride) if has_shortcut else x))
 
     def pyramid(self, stages):
         merged, out = None, {}
@@ -82,13 +109,14 @@ class Oracle:
 
     def proposals(self, features, size):
         boxes, scores, levels = [], [], []
-        for level, side in zip(LEVELS, SIZES):
+        of_levels = {4: SIZES} if self.kind != "fpn" else {n: (s,) for n, s in zip(LEVELS, SIZES)}
+        for level, sides in of_levels.items():
             head = "proposal_generator.rpn_head"
             hidden = relu(self.layer(f"{head}.conv", features[level]))
             logits = self.layer(f"{head}.objectness_logits", hidden).transpose(1, 2, 0).reshape(-1)
             deltas = self.layer(f"{head}.anchor_deltas", hidden).transpose(1, 2, 0).reshape(-1, 4)
-            best = np.argsort(-logits, kind="stable")[:1000]
-            anchors = self.anchors(side, 2**level, *features[level].shape[1:])
+            best = np.argsort(-logits, kind="stable")[: 1000 if self.kind == "fpn" else 6000]
+            anchors = self.anchors(sides, 2**level, *features[level].shape[1:])
             boxes.append(clip(decode(anchors[best], deltas[best], (1, 1, 1, 1)), size))
             scores.append(logits[best])
             levels.append(np.full(len(best), level))
@@ -98,10 +126,10 @@ class Oracle:
         kept = nms_by_group(boxes, scores, levels, 0.7)[: self.post_nms_topk]
         return boxes[kept]
 
-    def anchors(self, side, stride, height, width):
+    def anchors(self, sides, stride, height, width):
         out = []
-        for row in range(height):
-            for column in range(width):
+        for row, column in np.ndindex(height, width):
+            for side in sides:
                 for ratio in RATIOS:
                     w = math.sqrt(side**2 / ratio)
                     h = ratio * w
@@ -115,15 +143,19 @@ class Oracle:
         for box in boxes:
             area = max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
             level = int(np.clip(math.floor(4 + math.log2(math.sqrt(area) / 224 + 1e-8)), 2, 5))
+            level = level if self.kind == "fpn" else 4
             feature = features[level].transpose(1, 2, 0)
             pooled.append(oracles.roi_align(feature, box, 2**level, size, sampling=0))
         return np.array(pooled, "float32").transpose(0, 3, 1, 2)
 
     def detect(self, features, proposals, size):
         """Boxes, scores, labels: every class above .05, suppressed at .5, the best 100."""
-        x = self.pool(features, proposals, 7).reshape(len(proposals), -1)
-        for name in ("fc1", "fc2"):
-            x = relu(self.dense(f"roi_heads.box_head.{name}", x))
+        if self.kind == "c4":
+            x = self.res5(self.pool(features, proposals, 14)).mean((2, 3))
+        else:
+            x = self.pool(features, proposals, 7).reshape(len(proposals), -1)
+            for name in ("fc1", "fc2"):
+                x = relu(self.dense(f"roi_heads.box_head.{name}", x))
         logits = self.dense("roi_heads.box_predictor.cls_score", x)
         deltas = self.dense("roi_heads.box_predictor.bbox_pred", x).reshape(len(x), -1, 4)
         scores = np.exp(logits - logits.max(1, keepdims=True))
@@ -134,14 +166,20 @@ class Oracle:
         kept = nms_by_group(boxes, scores, label, 0.5)[:100]
         return boxes[kept], scores[kept], label[kept]
 
+    def res5(self, pooled):
+        """The fifth stage on each region: `(N, 2048, P / 2, P / 2)`."""
+        return np.array([self.stage("roi_heads.res5", x, 5) for x in pooled])
+
     def masks(self, features, boxes, labels):
-        """Probabilities `(N, 28, 28)` of each detection's class."""
-        out = []
-        for x, label in zip(self.pool(features, boxes, 14), labels):
-            for i in range(4):
+        """Probabilities `(N, M, M)` of each detection's class; M is 28, with res5 14."""
+        out, pooled = [], self.pool(features, boxes, 14)
+        convs = 0 if self.kind == "c4" else 4
+        for x, label in zip(self.res5(pooled) if self.kind == "c4" else pooled, labels):
+            for i in range(convs):
                 x = relu(self.layer(f"roi_heads.mask_head.mask_fcn{i + 1}", x))
             weight = self.state["roi_heads.mask_head.deconv.weight"]  # IOHW, stride 2
-            x = np.einsum("chw,cfyx->fhywx", x, weight).reshape(weight.shape[1], 28, 28)
+            size = 2 * x.shape[1]
+            x = np.einsum("chw,cfyx->fhywx", x, weight).reshape(weight.shape[1], size, size)
             x = relu(x + self.state["roi_heads.mask_head.deconv.bias"][:, None, None])
             logits = self.layer("roi_heads.mask_head.predictor", x)[label]
             out.append(1 / (1 + np.exp(-logits)))

@@ -6,9 +6,11 @@ import pytest
 from made_weights import made_state
 from tiny import tiny_config
 
+from kmaskrcnn.layers.backbones import build_backbone
 from kmaskrcnn.layers.resnet import resnet
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.weights import tables
+from kmaskrcnn.weights.architectures import recognise
 from kmaskrcnn.weights.backbones import load_backbone_weights
 from kmaskrcnn.weights.convert import (
     behind_map,
@@ -45,6 +47,12 @@ from kmaskrcnn.weights.convert import (
             tables.DETECTRON2,
             "backbone.bottom_up.res4.5.conv3.norm.running_mean",
             "C4_block6_conv3/norm/moving_mean",
+        ),
+        (tables.DETECTRON2, "backbone.res4.0.shortcut.weight", "C4_block1_shortcut/kernel"),
+        (
+            tables.DETECTRON2,
+            "roi_heads.res5.2.conv1.norm.bias",
+            "C5_block3_conv1/norm/beta",
         ),
         (tables.DETECTRON2, "backbone.fpn_output3.bias", "fpn/output_P3/bias"),
         (tables.DETECTRON2, "roi_heads.box_head.fc2.weight", "box_head/dense2/kernel"),
@@ -239,20 +247,47 @@ def test_names_without_a_place_are_reported(small, state):
     assert report.unused == ("ema.decay",) and "ema.decay" in str(report)
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-def test_a_torchvision_trunk_from_a_file(depth, tmp_path):
-    trunk = resnet(depth)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+def test_a_torchvision_trunk_from_a_file(name, tmp_path):
+    trunk, depth = build_backbone(name), 18 if name == "resnet18" else 50
     shapes = {}
     for path, weight in named_weights(trunk).items():
         layer, _, part = path.rpartition("/")
         shape = weight.shape if len(weight.shape) == 1 else np.take(weight.shape, [3, 2, 0, 1])
         shapes[_torchvision_name(layer, part).removeprefix("backbone.body.")] = shape
     state = made_state({**shapes, "fc.weight": (1000, 8), "bn1.num_batches_tracked": ()})
+    assert recognise(state) == name
     np.savez(tmp_path / "trunk.npz", **state)
     load_backbone_weights(trunk, tmp_path / "trunk.npz")
     last = trunk.get_layer(f"C5_block{2 if depth == 18 else 3}_conv2").norm_layer.moving_variance
     name = f"layer4.{1 if depth == 18 else 2}.bn2.running_var"
     np.testing.assert_array_equal(last, state[name])
+
+
+def test_a_trunk_whose_last_stage_stands_apart(tmp_path):
+    """The file of a whole trunk fills both, and a C4 model counts both as its backbone."""
+    whole = resnet(18)
+    state = {}
+    for path, weight in named_weights(whole).items():
+        layer, _, part = path.rpartition("/")
+        shape = weight.shape if len(weight.shape) == 1 else np.take(weight.shape, [3, 2, 0, 1])
+        state[_torchvision_name(layer, part).removeprefix("backbone.body.")] = shape
+    state = made_state(state)
+    np.savez(tmp_path / "trunk.npz", **state)
+    load_backbone_weights(whole, tmp_path / "trunk.npz")
+    expected = named_weights(whole)
+    c4 = {"pyramid": "c4", "box_pool_size": 14, "box_head_dense": 0, "mask_head_convs": 0}
+    model = MaskRCNN(tiny_config(**c4))
+    load_backbone_weights(model.backbone, tmp_path / "trunk.npz", model.stage5)
+    both = named_weights(model.backbone) | named_weights(model.stage5)
+    assert set(both) == set(expected)
+    for path, weight in both.items():
+        np.testing.assert_array_equal(weight, expected[path], path)
+    theirs = {f"backbone.body.{name}": array + 1 for name, array in state.items()}
+    report = load_arrays(model, theirs, tables.TORCHVISION, load="backbone")
+    assert set(report.loaded) == set(expected) and not report.unused
+    last = theirs["backbone.body.layer4.1.conv2.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(model.stage5.get_layer("C5_block2_conv2").kernel, last)
 
 
 def test_keras_own_resnet_gives_the_same_maps():

@@ -1,7 +1,10 @@
-"""A state dict of Detectron2's names, made by NumPy: our converted model gives what Detectron2's rules give."""
+"""State dicts of Detectron2's names, made by NumPy: our converted models give what Detectron2's rules give."""
+
+import dataclasses
 
 import numpy as np
 import pytest
+from detectron2_names import Names
 from detectron2_oracle import Oracle, paste
 from made_weights import made_picture, made_state
 from PIL import Image
@@ -16,63 +19,56 @@ from kmaskrcnn.weights.convert import load_arrays
 SIZE, PROPOSALS = (72, 90), 60
 
 
-def detectron2_shapes():
-    """Names and shapes of `mask_rcnn_R_50_FPN`, as its published `.pkl` files hold them."""
-    shapes = {}
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model of the zoo, and what of it may be smaller than published."""
 
-    def conv(name, out, given, kernel, norm=True):
-        shapes[f"{name}.weight"] = (out, given, kernel, kernel)
-        parts = ("weight", "bias", "running_mean", "running_var") if norm else ()
-        shapes.update({f"{name}.norm.{part}": (out,) for part in parts})
-        if not norm:
-            shapes[f"{name}.bias"] = (out,)
+    architecture: str
+    names: dict = dataclasses.field(default_factory=dict)
+    oracle: dict = dataclasses.field(default_factory=dict)
+    changes: dict = dataclasses.field(default_factory=dict)
+    stem: float = 1 / 60  # its share of a picture that is not divided by its spread
 
-    trunk = "backbone.bottom_up"
-    conv(f"{trunk}.stem.conv1", 64, 3, 7)
-    given = 64
-    for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3)):
-        width = 16 * 2**stage
-        for block in range(blocks):
-            name = f"{trunk}.res{stage}.{block}"
-            if block == 0:
-                conv(f"{name}.shortcut", 4 * width, given, 1)
-            conv(f"{name}.conv1", width, given, 1)
-            conv(f"{name}.conv2", width, width, 3)
-            conv(f"{name}.conv3", 4 * width, width, 1)
-            given = 4 * width
-        conv(f"backbone.fpn_lateral{stage}", 256, given, 1, norm=False)
-        conv(f"backbone.fpn_output{stage}", 256, 256, 3, norm=False)
-    head = "proposal_generator.rpn_head"
-    conv(f"{head}.conv", 256, 256, 3, norm=False)
-    conv(f"{head}.objectness_logits", 3, 256, 1, norm=False)
-    conv(f"{head}.anchor_deltas", 12, 256, 1, norm=False)
-    for name, out, given in (
-        ("box_head.fc1", 1024, 256 * 49),
-        ("box_head.fc2", 1024, 1024),
-        ("box_predictor.cls_score", 81, 1024),
-        ("box_predictor.bbox_pred", 320, 1024),
-    ):
-        shapes |= {f"roi_heads.{name}.weight": (out, given), f"roi_heads.{name}.bias": (out,)}
-    for i in range(4):
-        conv(f"roi_heads.mask_head.mask_fcn{i + 1}", 256, 256, 3, norm=False)
-    shapes["roi_heads.mask_head.deconv.weight"] = (256, 256, 2, 2)
-    shapes["roi_heads.mask_head.deconv.bias"] = (256,)
-    conv("roi_heads.mask_head.predictor", 80, 256, 1, norm=False)
-    return shapes
+
+CASES = {
+    "R50-FPN": Case("mask_rcnn_R_50_FPN"),
+    "R50-C4": Case("mask_rcnn_R_50_C4", {"kind": "c4"}, {"kind": "c4"}),
+    "R50-DC5": Case(
+        "mask_rcnn_R_50_DC5",
+        {"kind": "dc5", "units": 64},  # the first dense layer has 100,352 inputs
+        {"kind": "dc5"},
+        {"box_head_units": 64},
+    ),
+    "X101-FPN": Case(
+        "mask_rcnn_X_101_32x8d_FPN",
+        {"depth": 101, "groups": 32, "width": 8},
+        {"stride_in_1x1": False, "std_bgr": (57.375, 57.12, 58.395)},
+        stem=1.0,
+    ),
+}
+SLOW = ("R50-DC5", "X101-FPN")
+NAMES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request):
+    return CASES[request.param]
 
 
 @pytest.fixture(scope="module")
-def state():
-    # The picture is not divided by its spread: the stem's share of it. The rest keeps boxes near their
-    # anchors and scores apart.
+def state(case):
+    # The picture's spread; the rest keeps boxes near their anchors and scores apart.
+    trunk = "backbone.bottom_up" if case.oracle.get("kind", "fpn") == "fpn" else "backbone"
     scales = {
-        "backbone.bottom_up.stem.conv1.weight": 1 / 60,
+        f"{trunk}.stem.conv1.weight": case.stem,
         **{f"backbone.fpn_output{level}.weight": 0.05 for level in (2, 3, 4, 5)},
         "proposal_generator.rpn_head.anchor_deltas.weight": 0.1,
         "roi_heads.box_predictor.bbox_pred.weight": 0.3,
         "roi_heads.box_predictor.cls_score.weight": 3.0,
     }
-    made = made_state(detectron2_shapes(), 0, {f"scale/{n}": scale for n, scale in scales.items()})
+    made = made_state(
+        Names(**case.names).shapes, 0, {f"scale/{n}": scale for n, scale in scales.items()}
+    )
     for name in made:
         if name.endswith("conv3.norm.weight"):
             made[name] *= 0.3  # made_weights knows torchvision's name of this norm alone
@@ -80,13 +76,12 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def ours(state):
+def ours(case, state):
     """Our converted model, its features, proposals and detections of the picture."""
-    assert recognise(state) == "mask_rcnn_R_50_FPN"
-    architecture = find_architecture("mask_rcnn_R_50_FPN")
-    config = make_config(
-        architecture, min_size=SIZE[0], max_size=SIZE[1], rpn_post_nms_topk=PROPOSALS
-    )
+    assert recognise(state) == case.architecture
+    architecture = find_architecture(case.architecture)
+    size = {"min_size": SIZE[0], "max_size": SIZE[1], "rpn_post_nms_topk": PROPOSALS}
+    config = make_config(architecture, **size, **case.changes)
     model = MaskRCNN(config)
     beside = {"proposal_generator.anchor_generator.cell_anchors.0": np.zeros((3, 4))}
     report = load_arrays(model, {**state, **beside}, architecture.origin)
@@ -101,8 +96,8 @@ def ours(state):
 
 
 @pytest.fixture(scope="module")
-def theirs(state):
-    oracle = Oracle(state, PROPOSALS)
+def theirs(case, state):
+    oracle = Oracle(state, PROPOSALS, **case.oracle)
     features = oracle.features(picture())
     proposals = oracle.proposals(features, SIZE)
     boxes, scores, labels = oracle.detect(features, proposals, SIZE)
@@ -114,7 +109,7 @@ def picture():
 
 
 def test_trunk_and_pyramid(ours, theirs):
-    """Blue first, mean without spread, stride in the 1x1, epsilon 1e-5."""
+    """Blue first, the statistics and the stride of the model's kind, epsilon 1e-5, groups, dilation."""
     for level, expected in theirs[0].items():
         found = np.asarray(ours[0][f"P{level}"])[0].transpose(2, 0, 1)
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
