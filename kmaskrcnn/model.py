@@ -267,7 +267,8 @@ class MaskRCNN(keras.Model):
             )
         inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
         _check_labels(targets["labels"], self.config.num_classes)
-        return {**inputs, **targets}, targets
+        is_crowd = ops.cast(targets["is_crowd"], "bool")  # numbers serve as well
+        return {**inputs, **targets, "is_crowd": is_crowd}, targets
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The sum of the losses of Mask R-CNN, section 3; each is a metric of its own name.
