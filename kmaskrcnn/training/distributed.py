@@ -19,7 +19,7 @@ def share_batches(dataset):
             `make_dataset(..., drop_remainder=True)`. Every worker makes the same one, from the same seed.
 
     Returns:
-        The dataset, told to be cut by batches, for what comes from code has no files to be cut by; `is_crowd` is uint8, as
+        The dataset, told to be cut by batches, for what comes from code has no files to be cut by. `is_crowd` is uint8:
         Keras averages the devices' first batches to see their shapes, and TensorFlow has no sum of bools.
     """
     dataset = dataset.map(
