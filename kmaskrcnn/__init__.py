@@ -29,6 +29,7 @@ from kmaskrcnn.detections import Detections
 from kmaskrcnn.evaluation import evaluate_model
 from kmaskrcnn.lvis_precision import evaluate_lvis
 from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.serving.augmented import TestTimeAugmentation
 from kmaskrcnn.serving.predictor import Predictor
 from kmaskrcnn.training.callbacks import CocoEvaluation
 from kmaskrcnn.training.trainer import train
@@ -46,6 +47,7 @@ __all__ = [
     "MaskRCNNConfig",
     "Predictor",
     "Recipe",
+    "TestTimeAugmentation",
     "TrainingConfig",
     "__version__",
     "convert_dataset",

@@ -78,6 +78,13 @@ def make_parser() -> argparse.ArgumentParser:
         own.set_defaults(run=run)
         return own
 
+    def add_tta(own):
+        own.add_argument(
+            "--tta",
+            action="store_true",
+            help="look at every picture in three sizes and mirrored: slower, often better",
+        )
+
     demo = command(run_demo, "make pictures, train on them, evaluate and draw: a few minutes")
     demo.add_argument("--output", default="demo", metavar="DIR")
     demo.add_argument(
@@ -113,6 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_format(evaluate)
     evaluate.add_argument("--batch-size", type=int, default=1)
     evaluate.add_argument("--on-error", choices=("raise", "skip"), default="raise")
+    add_tta(evaluate)
     evaluate.add_argument("--ground-truth", metavar="GT.json")
     evaluate.add_argument("--results", metavar="DT.json")
     evaluate.add_argument("--task", choices=("box", "mask", "keypoint"), default="box")
@@ -121,6 +129,7 @@ def make_parser() -> argparse.ArgumentParser:
     predict = command(run_predict, "find objects in pictures; draw them and write COCO results")
     predict.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("pictures", nargs="+", metavar="PICTURE")
+    add_tta(predict)
     predict.add_argument("--output", required=True, metavar="DIR")
     predict.add_argument("--min-score", type=float, default=0.5, help="draw from this score on")
 
@@ -235,6 +244,8 @@ def evaluate_saved_model(options):
         class_names=config.class_names,
         on_error=options.on_error,
     )
+    if options.tta:
+        return evaluate_augmented(model, records)
     dataset = make_dataset(
         records,
         batch_size=options.batch_size,
@@ -247,11 +258,28 @@ def evaluate_saved_model(options):
     return evaluate_model(model, dataset, records, progress=sys.stdout.isatty())
 
 
+def evaluate_augmented(model, records):
+    """AP of a model that looks at every picture in several views."""
+    from kmaskrcnn.data.pictures import read_picture
+    from kmaskrcnn.evaluation import evaluate_pictures
+    from kmaskrcnn.serving.augmented import TestTimeAugmentation
+    from kmaskrcnn.serving.predictor import Predictor
+
+    pictures = (
+        (image.image_id, read_picture(image.path, (image.height, image.width)))
+        for image in records.images
+    )
+    sigmas = model.config.keypoint_sigmas
+    predict = Predictor(model, tta=TestTimeAugmentation())
+    return evaluate_pictures(predict, pictures, records, sys.stdout.isatty(), sigmas)
+
+
 def run_predict(options):
     """Find objects in pictures: a drawn PNG and a COCO json of results for each."""
     import keras
 
     from kmaskrcnn.data.pictures import read_picture, write_picture
+    from kmaskrcnn.serving.augmented import TestTimeAugmentation
     from kmaskrcnn.serving.predictor import Predictor
     from kmaskrcnn.visualize import draw_detections
 
@@ -259,7 +287,7 @@ def run_predict(options):
     output.mkdir(parents=True, exist_ok=True)
     stems = unique_stems(options.pictures)
     refuse_overwriting(options.pictures, [output / f"{stem}.png" for stem in stems])
-    predictor = Predictor(options.model)
+    predictor = Predictor(options.model, tta=TestTimeAugmentation() if options.tta else None)
     category_ids = predictor.config.category_ids or None
     bar = keras.utils.Progbar(len(options.pictures), verbose=int(sys.stdout.isatty()))
     for image_id, (path, stem) in enumerate(zip(options.pictures, stems), start=1):

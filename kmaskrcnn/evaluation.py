@@ -14,7 +14,13 @@ from kmaskrcnn.coco_format import to_coco
 from kmaskrcnn.detections import Detections
 from kmaskrcnn.lvis_precision import evaluate_lvis
 
-__all__ = ["CocoEvaluator", "evaluate_model", "evaluate_results", "format_table"]
+__all__ = [
+    "CocoEvaluator",
+    "evaluate_model",
+    "evaluate_pictures",
+    "evaluate_results",
+    "format_table",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +155,33 @@ def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_ru
                 ),
             )
         bar.add(len(image_ids))
+    return evaluator.summarise()
+
+
+def evaluate_pictures(predict, pictures, records, progress=True, sigmas=None):
+    """AP of whatever finds objects in one picture after another, such as a `Predictor` with test-time augmentation.
+
+    Args:
+        predict: from a picture's pixels to `Detections`.
+        pictures: iterable of `(image_id, pixels)`, each picture of the records once.
+        records, progress, sigmas: as for `evaluate_model`.
+
+    Returns:
+        As from `evaluate_model`.
+
+    Raises:
+        ValueError: as `evaluate_model`.
+    """
+    evaluator = CocoEvaluator(records, with_mask=False, sigmas=sigmas)
+    bar = keras.utils.Progbar(len(records.images), verbose=int(progress), unit_name="picture")
+    for image_id, pixels in pictures:
+        detections = predict(pixels)
+        _check_classes(detections.class_names, records.class_names)
+        evaluator.with_mask = detections.masks is not None
+        has_keypoints = detections.keypoints is not None
+        evaluator.with_keypoints = has_keypoints and records.keypoints is not None
+        evaluator.add(image_id, detections)
+        bar.add(1)
     return evaluator.summarise()
 
 

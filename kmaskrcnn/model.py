@@ -174,7 +174,15 @@ class MaskRCNN(keras.Model):
         detections = self.box_branch.predict(features, proposals, inputs["image_sizes"])
         return self._graph(inputs, {**detections, **self._details(features, detections)})
 
-    def _details(self, features, detections):
+    def make_detail_graph(self):
+        """A graph with `boxes (B, D, 4)` and `labels (B, D)`, -1 pads, as inputs: the branches' `maps` of these."""
+        inputs, truth = self._image_inputs(), self._truth_inputs()
+        of_boxes = {name: truth[name] for name in ("boxes", "labels")}
+        features, *_ = self._propose(**inputs)
+        maps = self._details(features, of_boxes, as_maps=True)
+        return self._graph({**inputs, **of_boxes}, maps)
+
+    def _details(self, features, detections, as_maps=False):
         """Masks and keypoints of the detections; places without one cost nothing."""
         if not self.detail_branches:
             return {}
@@ -183,7 +191,9 @@ class MaskRCNN(keras.Model):
         found = self.pack_detections(padded, valid)
         return {
             branch.output_name: self.unpack_details(
-                branch.predict(features, found), found["places"], valid
+                (branch.maps if as_maps else branch.predict)(features, found),
+                found["places"],
+                valid,
             )
             for branch in self.detail_branches
         }

@@ -97,6 +97,21 @@ def test_predict_draws_and_writes_coco_results(trained):
         assert {"bbox", "category_id", "score", "segmentation"} <= set(results[0])
 
 
+@pytest.mark.slow
+def test_predict_and_evaluate_in_several_views(trained):
+    folder, (truth, images) = trained
+    model = str(folder / "run" / "model.keras")
+    picture = sorted(Path(images).glob("*.png"))[0]
+    out = folder / "views"
+    assert main(["predict", model, str(picture), "--tta", "--output", str(out)]) == 0
+    results = json.loads((out / f"{picture.stem}.json").read_text())
+    assert {"bbox", "segmentation"} <= set(results[0])
+    metrics = out / "metrics.json"
+    arguments = ["evaluate", model, "--data", truth, images, "--json", str(metrics)]
+    assert main([*arguments, "--tta"]) == 0
+    assert set(json.loads(metrics.read_text())) == {"box", "mask"}
+
+
 def test_pictures_of_one_name_do_not_overwrite_each_other(trained, tmp_path):
     folder, (_, images) = trained
     picture = cv2.imread(str(next(Path(images).glob("*.png"))))

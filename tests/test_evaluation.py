@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import re
@@ -21,7 +22,13 @@ from pycocotools.cocoeval import COCOeval
 from kmaskrcnn import average_precision
 from kmaskrcnn.data.records import load_coco
 from kmaskrcnn.detections import Detections
-from kmaskrcnn.evaluation import CocoEvaluator, evaluate_model, evaluate_results, format_table
+from kmaskrcnn.evaluation import (
+    CocoEvaluator,
+    evaluate_model,
+    evaluate_pictures,
+    evaluate_results,
+    format_table,
+)
 from kmaskrcnn.geometry.segmentations import rasterise_in_box, to_rle
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -378,6 +385,26 @@ def test_evaluate_model():
         assert metrics[task]["per_class"] == pytest.approx({"even": 1, "odd": 1})
     without = evaluate_model(FakeModel(False), batches([10, 11, 12]), square_records(), False)
     assert list(without) == ["box"]
+
+
+def test_evaluate_pictures():
+    """A detector that knows the square; then one that sees a mask nowhere; then one of other classes."""
+
+    def find(picture, masks=np.ones((1, 28, 28)), class_names=("even", "odd")):
+        label = [int(picture[0, 0, 0])]
+        box = [[20, 10, 60, 50]]
+        return Detections(box, label, [0.5], (100, 200), masks, class_names=class_names)
+
+    def pictures():
+        return ((10 + i, np.full((100, 200, 3), i % 2, np.uint8)) for i in range(3))
+
+    metrics = evaluate_pictures(find, pictures(), square_records(), progress=False)
+    assert metrics["box"]["AP"] == metrics["mask"]["AP"] == pytest.approx(1.0)
+    without = functools.partial(find, masks=None)
+    assert set(evaluate_pictures(without, pictures(), square_records(), False)) == {"box"}
+    others = functools.partial(find, class_names=("a", "b"))
+    with pytest.raises(ValueError, match="classes .* are not the model's"):
+        evaluate_pictures(others, pictures(), square_records(), False)
 
 
 def test_evaluate_model_without_image_sizes_takes_the_whole_image():

@@ -170,6 +170,14 @@ def _cubic(distance):
     return ops.where(distance <= 1, near, ops.where(distance < 2, far, 0.0))
 
 
+def mirror_order(count, flip_pairs):
+    """Which of `count` keypoints stands in each one's place in a mirror: a list of int."""
+    order = list(range(count))
+    for left, right in flip_pairs:
+        order[left], order[right] = right, left
+    return order
+
+
 def flip_keypoints(keypoints, width, flip_pairs=()):
     """Keypoints of a mirrored picture: a left hand becomes a right hand.
 
@@ -181,10 +189,7 @@ def flip_keypoints(keypoints, width, flip_pairs=()):
     Returns:
         `(..., K, 3)`; keypoints that are not labelled stay zeros.
     """
-    order = list(range(keypoints.shape[-2]))
-    for left, right in flip_pairs:
-        order[left], order[right] = right, left
-    flipped = keypoints[..., order, :].copy()
+    flipped = keypoints[..., mirror_order(keypoints.shape[-2], flip_pairs), :].copy()
     labelled = flipped[..., 2] > 0
     flipped[..., 0][labelled] = width - flipped[..., 0][labelled]
     return flipped

@@ -22,16 +22,8 @@ class KerasDetector:
     """
 
     def __init__(self, model):
-        self.config = model.config
-        graph = model.predict_graph
-        shape = (None, None, None, model.config.in_channels)
-        signature = {
-            "images": tf.TensorSpec(shape, tf.float32),
-            "image_sizes": tf.TensorSpec((None, 2), tf.int32),
-        }
-        self.function = tf.function(
-            lambda inputs: graph(inputs, training=False), input_signature=[signature]
-        )
+        self.model, self.config = model, model.config
+        self.function = as_function(model.predict_graph)
 
     def detect(self, pictures):
         prepared = [prepare(picture, self.config) for picture in pictures]
@@ -83,6 +75,12 @@ class SavedModelDetector:
                 described = c.class_names, c.paste_rule, c.keypoint_skeleton, c.keypoint_rule
                 found[place] = Detections.from_outputs(outputs, row, size, size, *described)
         return found
+
+
+def as_function(graph):
+    """A `keras.Model` of named inputs as a TensorFlow function of a dict of arrays; one trace serves all sizes."""
+    signature = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in graph.input.items()}
+    return tf.function(lambda inputs: graph(inputs, training=False), input_signature=[signature])
 
 
 def prepare(pixels, config, canvas=None):

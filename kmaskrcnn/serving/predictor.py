@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from kmaskrcnn.data.pictures import decode_picture, read_picture
 from kmaskrcnn.detections import Detections
+from kmaskrcnn.serving.augmented import augment
 from kmaskrcnn.serving.loading import open_detector
 from kmaskrcnn.serving.tiling import merge_tiles, tile_windows
 from kmaskrcnn.serving.video import VideoFile, frame_rate, read_frames
@@ -25,6 +26,7 @@ class Predictor:
     Args:
         model: a `MaskRCNN`; the path of a `.keras` file, of a SavedModel's folder, of an exported `.onnx` file,
             or of a preset's folder or file; or the name of a preset, such as `"maskrcnn_resnet50_fpn_v2_coco"`.
+        tta: a `TestTimeAugmentation`, to look at each picture in several views; not with a SavedModel or ONNX file.
 
     Raises:
         ValueError: the path holds no such model; the error names it.
@@ -40,8 +42,10 @@ class Predictor:
         ```
     """
 
-    def __init__(self, model):
+    def __init__(self, model, tta=None):
         self.detector = open_detector(model)
+        if tta is not None:
+            self.detector = augment(self.detector, tta)
         self.config = self.detector.config
 
     def __call__(self, picture) -> Detections:

@@ -7,8 +7,9 @@ import dataclasses
 
 import numpy as np
 
+from kmaskrcnn.serving.merging import join_detections, suppress_detections
+
 EDGE = 2.0  # pixels: a box that ends so near to a tile's border may go on behind it
-COVERED = 0.5  # share of a cut box that a better box must cover to replace it
 
 
 def tile_windows(size, tile_size, overlap):
@@ -64,9 +65,9 @@ def merge_tiles(found, windows, size, iou_threshold=0.5):
     """
     moved = [_move(one, window) for one, window in zip(found, windows)]
     cut = np.concatenate([_is_cut(one, window, size) for one, window in zip(moved, windows)])
-    joined = _join(moved, size)
+    joined = join_detections(moved, size)
     order = np.lexsort((-joined.scores, cut))
-    keep = _suppress(joined[order], cut[order], iou_threshold)
+    keep = suppress_detections(joined[order], iou_threshold, cut[order])
     joined = joined[order][keep]
     return joined[np.argsort(-joined.scores, kind="stable")]
 
@@ -89,28 +90,3 @@ def _is_cut(detections, window, size):
         if span.stop < length:
             cut |= detections.boxes[:, axis + 2] > span.stop - EDGE
     return cut
-
-
-def _join(parts, size):
-    """One `Detections` of several of one model."""
-    first = parts[0]
-    arrays = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("boxes", "labels", "scores", "masks", "keypoints")
-        if getattr(first, name) is not None
-    }
-    return dataclasses.replace(first, **arrays, image_size=size)
-
-
-def _suppress(detections, cut, iou_threshold):
-    """`(N,)` bool, whether each box stays."""
-    boxes, keep = detections.boxes.astype(np.float64), np.zeros(len(detections), bool)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    for i, box in enumerate(boxes):
-        rivals = np.flatnonzero(keep[:i] & (detections.labels[:i] == detections.labels[i]))
-        sides = np.minimum(boxes[rivals, 2:], box[2:]) - np.maximum(boxes[rivals, :2], box[:2])
-        shared = np.prod(np.maximum(sides, 0), axis=1)
-        union = areas[rivals] + areas[i] - shared
-        covered = cut[i] & (shared > COVERED * areas[i])
-        keep[i] = not np.any((shared > iou_threshold * union) | covered)
-    return keep
