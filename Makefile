@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-slow test-gpu lint clean
+.PHONY: setup demo test test-slow test-gpu docs lint clean
 
 setup: $(VENV)/installed
 
@@ -25,6 +25,11 @@ test-slow: setup
 
 test-gpu: setup
 	$(RUN) -m pytest -m gpu
+
+docs: setup
+	$(RUN) -m pip install --quiet --editable ".[docs]"
+	mkdir -p build && cp docs/mkdocs.yml build/mkdocs.yml
+	$(RUN) -m mkdocs build --quiet --strict --config-file build/mkdocs.yml
 
 lint: setup
 	$(RUN) -m black --check --quiet --line-length 100 kmaskrcnn tests benchmarks

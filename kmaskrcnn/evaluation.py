@@ -45,7 +45,7 @@ class CocoEvaluator:
     Example:
         >>> evaluator = CocoEvaluator(records)
         >>> evaluator.add(image_id, detections)
-        >>> evaluator.summarise()["mask"]["AP"]
+        >>> evaluator.summarise()["mask"].get("AP")
         0.34
     """
 

@@ -75,11 +75,12 @@ def make_dataset(
         `tf.data.Dataset` of `(inputs, targets)`, dictionaries of
 
         - inputs `images` `(B, H, W, 3)` RGB, uint8 or by `"torchvision"`'s rule float32, zeros pad;
-          `image_sizes` `(B, 2)` int32;
+            `image_sizes` `(B, 2)` int32;
         - targets `boxes` `(B, G, 4)` float32 xyxy pixels of the resized picture, zeros pad;
-          `labels` `(B, G)` int32, -1 pads; `is_crowd` `(B, G)` bool; `masks` `(B, G, M, M)` uint8
-          in the boxes' frames; `keypoints` `(B, G, K, 3)` float32 x, y in pixels of the resized
-          picture and visibility, zeros where there is none; `image_ids` `(B,)` int64; `original_sizes` `(B, 2)` int32.
+            `labels` `(B, G)` int32, -1 pads; `is_crowd` `(B, G)` bool; `masks` `(B, G, M, M)` uint8
+            in the boxes' frames; `keypoints` `(B, G, K, 3)` float32 x, y in pixels of the resized
+            picture and visibility, zeros where there is none; `image_ids` `(B,)` int64;
+            `original_sizes` `(B, 2)` int32.
 
         A picture without objects is kept, with padding only. A picture that cannot be read by the
         time it is needed raises `tf.errors.InvalidArgumentError` that names its file and image id.
