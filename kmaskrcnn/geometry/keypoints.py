@@ -13,6 +13,9 @@ WINDOW = 64
 MOST_POSITIONS = 24 * 56
 # Positions a side of the tiles in which a whole heatmap is evaluated: 17 of them take a megabyte.
 TILE = 128
+LOWEST = (
+    -3e38
+)  # not infinity: a chooser that multiplies by 0 and 1, as in ONNX, would make NaN of it
 
 
 def encode_keypoints(keypoints, rois, heatmap_size):
@@ -60,18 +63,19 @@ def decode_keypoints(heatmaps, rois):
     """
     size, count = heatmaps.shape[1], heatmaps.shape[3]
     maps = ops.transpose(heatmaps, (0, 3, 1, 2))  # (N, K, m, m)
-    best = ops.argmax(ops.reshape(maps, (-1, count, size * size)), axis=2)
+    _, best = _greatest(ops.reshape(maps, (-1, count, size * size)))
     padded = _with_border(maps)
     y, rows = _window(best // size, rois[:, 1], rois[:, 3], size)
     x, columns = _window(best % size, rois[:, 0], rois[:, 2], size)
     fine = ops.matmul(ops.matmul(rows, padded), ops.swapaxes(columns, 2, 3))
     fine = ops.reshape(fine, (-1, count, WINDOW * WINDOW))
-    highest = ops.argmax(fine, axis=2)[..., None]
+    peaks, highest = _greatest(fine)
+    highest = highest[..., None]
     points = [
         ops.take_along_axis(x, highest % WINDOW, axis=2),
         ops.take_along_axis(y, highest // WINDOW, axis=2),
     ]
-    return ops.concatenate(points, axis=2), ops.max(fine, axis=2)
+    return ops.concatenate(points, axis=2), peaks
 
 
 def decode_keypoints_everywhere(heatmaps, rois):
@@ -97,8 +101,7 @@ def decode_keypoints_everywhere(heatmaps, rois):
         first = ops.stack([tile % tiles[n, 0], tile // tiles[n, 0]]) * TILE
         x, y = (ops.minimum(first[i] + ops.arange(TILE), numbers[n, i] - 1) for i in range(2))
         fine = _enlarge(maps[n], y, x, numbers[n], size)
-        fine = ops.reshape(fine, (count, TILE * TILE))
-        highest, peak = ops.argmax(fine, axis=1), ops.max(fine, axis=1)
+        peak, highest = _greatest(ops.reshape(fine, (count, TILE * TILE)))
         place = ops.stack([ops.take(x, highest % TILE), ops.take(y, highest // TILE)], axis=1)
         # The first maximum counts, as in torchvision.
         better = (ops.arange(regions) == n)[:, None] & (peak[None] > peaks)  # (N, K)
@@ -107,7 +110,7 @@ def decode_keypoints_everywhere(heatmaps, rois):
         following = ops.where(is_last, n + 1, n), ops.where(is_last, 0, tile + 1)
         return *following, places, ops.where(better, peak[None], peaks)
 
-    nothing = ops.zeros((regions, count, 2), "int32"), ops.full((regions, count), -float("inf"))
+    nothing = ops.zeros((regions, count, 2), "int32"), ops.full((regions, count), LOWEST)
     start = ops.convert_to_tensor(0, "int32"), ops.convert_to_tensor(0, "int32")
     *_, places, peaks = ops.while_loop(lambda n, *_: n < regions, one_tile, (*start, *nothing))
     step = (sides / ops.cast(numbers, "float32"))[:, None]
@@ -131,6 +134,12 @@ def _enlarge(padded, y, x, numbers, size):
             for tap in (-1, 0, 1, 2)
         )
     return padded
+
+
+def _greatest(values):
+    """The greatest along the last axis, and where it first is; of `ops.argmax` Keras makes bits, unknown to ONNX."""
+    greatest, place = ops.top_k(values, 1)
+    return greatest[..., 0], place[..., 0]
 
 
 def _with_border(maps):

@@ -14,6 +14,21 @@ from kmaskrcnn.serving.predictor import Predictor
 
 VARIANTS = {
     "cascade": {"cascade_thresholds": (0.5, 0.6, 0.7)},
+    "keypoints": {"with_keypoints": True, "keypoint_names": ("left", "right")},
+    "torchvision_keypoints": {
+        "with_keypoints": True,
+        "keypoint_names": ("left", "right"),
+        "keypoint_rule": "torchvision",
+    },
+    "matterport": {
+        "roi_pooling": "crop",
+        "box_rule": "pixels",
+        "rpn_joint_levels": True,
+        "rpn_channels": 24,
+        "best_class_only": True,
+        "padding": "black",
+        "paste_rule": "matterport",
+    },
     "point_rend": {"mask_head": "point_rend", "mask_pool_size": 4, "mask_head_units": 16},
 }
 SIZE = (64, 128)
@@ -38,6 +53,8 @@ def test_saved_model(model, tmp_path):
     np.testing.assert_allclose(found.boxes, wanted.boxes, atol=0.01, rtol=0)
     np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5, rtol=0)
     np.testing.assert_allclose(found.masks, wanted.masks, atol=1e-4, rtol=0)
+    if wanted.keypoints is not None:
+        np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=0.01, rtol=0)
 
 
 @pytest.mark.slow

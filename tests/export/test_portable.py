@@ -27,6 +27,8 @@ def assert_detects_the_same(found, model, inputs, boxes=0.01, scores=1e-5, masks
     np.testing.assert_allclose(found["boxes"], wanted["boxes"], atol=boxes, rtol=0)
     np.testing.assert_allclose(found["scores"], wanted["scores"], atol=scores, rtol=0)
     np.testing.assert_allclose(found["masks"], wanted["masks"], atol=masks, rtol=0)
+    if "keypoints" in wanted:
+        np.testing.assert_allclose(found["keypoints"], wanted["keypoints"], atol=boxes, rtol=0)
 
 
 @pytest.mark.slow
