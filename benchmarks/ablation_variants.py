@@ -85,8 +85,13 @@ class Variant:
         )
 
 
-def _from_scratch(backbone):
-    return Variant("fine", {"backbone": backbone, "norm": "batch_norm"}, training=FROM_SCRATCH)
+def _from_scratch(backbone, **model):
+    model |= {"backbone": backbone, "norm": "batch_norm"}
+    return Variant("fine", model, training=FROM_SCRATCH)
+
+
+# Regions of 8 x 8 cells where the paper has 14 x 14: the fifth stage on every region is what costs.
+C4 = {"pyramid": "c4", "box_pool_size": 8, "box_head_dense": 0, "mask_head_convs": 0}
 
 
 NO_MASK, KEYPOINTS = {"with_mask": False}, {"with_keypoints": True}
@@ -115,6 +120,7 @@ VARIANTS = {
     "resnet18": _from_scratch("resnet18"),
     "resnet34": _from_scratch("resnet34"),
     "resnet50": _from_scratch("resnet50"),
+    "c4": _from_scratch("resnet18", **C4, rpn_pre_nms_topk=900, rpn_pre_nms_topk_train=900),
 }
 
 
@@ -217,6 +223,11 @@ TABLES = {
             ("nuclei_no_mask", "boxes alone", (37.3, 59.6, 40.3)),
             ("nuclei_default", "boxes and masks", (38.2, 60.3, 41.7)),
         ),
+    ),
+    "pyramid": Table(
+        "C4 and FPN, ResNet-18 from random weights (paper: table 2a, R50)",
+        MASK_COLUMNS,
+        (("c4", "C4", (31.5, 30.3, 51.2)), ("resnet18", "FPN", (35.3, 33.6, 55.2))),
     ),
     "depth": Table(
         "Depth, from random weights (paper: table 2a, R50 -> R101-FPN from ImageNet's)",
