@@ -2,7 +2,7 @@
 
     python benchmarks/ablations.py --output runs/ablations            # all runs, about an hour on 2 cores
     python benchmarks/ablations.py --output runs/ablations --only roi_16 softmax --seeds 3
-    python benchmarks/ablations.py --output runs/ablations --report   # the tables of what is finished
+    python benchmarks/ablations.py --output runs/ablations --report   # the tables so far
 
 Each run trains one variant from one seed for a few hundred steps and adds a line to `runs.jsonl`; a run that has its
 line is not repeated. The variants of a table differ by what the table names alone: pictures, their order and the flips
@@ -130,11 +130,12 @@ def read_runs(output):
 
 
 def format_tables(runs):
-    """The tables as Markdown: percent, mean and standard deviation over seeds."""
+    """The tables of which two rows have runs as Markdown: percent, mean and standard deviation over seeds."""
     values = {}
     for run in runs:
         values.setdefault(run["variant"], {})[run["seed"]] = run["metrics"]
-    return "\n\n".join(_format_table(table, values) for table in TABLES.values())
+    begun = [t for t in TABLES.values() if sum(row[0] in values for row in t.rows) > 1]
+    return "\n\n".join(_format_table(table, values) for table in begun)
 
 
 def _format_table(table, values):

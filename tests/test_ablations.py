@@ -93,7 +93,10 @@ def test_tables_hold_mean_spread_and_each_seed_against_the_first_row(ablations):
     # Standard deviation of 10 and 20, and of 40 and 30: sqrt(50) = 7.1.
     assert "| softmax | 15.0 ± 7.1 | 15.0 ± 7.1 | 15.0 ± 7.1 | - | 2 | 25.1, 24.8, 44.1 |" in text
     assert "| sigmoid | 35.0 ± 7.1 | 35.0 ± 7.1 | 35.0 ± 7.1 | +30.0 +10.0 | 2 |" in text
-    assert "| MLP | - | - | - | - | 0 |" in text
+    assert "MLP" not in text  # one row alone compares nothing
+    text = ablations.format_tables(runs + [{"variant": "mlp", "seed": 2, "metrics": {}}])
+    assert "| FCN | 35.0 ± 7.1 | 35.0 ± 7.1 | 35.0 ± 7.1 | - | 2 |" in text
+    assert "| MLP | - | - | - | - | 1 |" in text
 
 
 def test_fine_shapes_have_holes_and_persons_their_keypoints(fine_shapes, tmp_path):
