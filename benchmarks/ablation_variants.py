@@ -8,7 +8,7 @@ from kmaskrcnn.config import DataConfig, MaskRCNNConfig, Recipe, TrainingConfig
 SHARED = Path(__file__).parents[2] / "shared/data"
 WEIGHTS = SHARED / "weights_mobilenet_v2/mobilenet_v2_1.0_224_notop_folded.npz"
 
-# A few objects of 50 to 90 pixels in pictures of 128: 3 to 6 cells at stride 16, as COCO's median object at 800 pixels.
+# For one or two objects of 55 to 90 pixels in pictures of 128: 3 to 6 cells at stride 16.
 SMALL = MaskRCNNConfig(
     min_size=128,
     max_size=192,
