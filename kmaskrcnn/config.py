@@ -288,8 +288,8 @@ class Recipe:
 
     model: MaskRCNNConfig = dataclasses.field(default_factory=MaskRCNNConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
