@@ -101,6 +101,7 @@ def recorded_step(model, fixture):
         "rpn_targets": anchor_targets(model, fixture, anchors),
         "class_logits": class_logits,
         "box_deltas": box_deltas,
+        "region_rois": np.concatenate(rois),
         # torchvision's background is 0, ours K
         "region_labels": np.where(labels > 0, labels - 1, model.config.num_classes),
         "region_deltas": region_deltas(model, fixture),
