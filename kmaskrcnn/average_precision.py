@@ -165,16 +165,23 @@ def match_detections(overlaps, ignored, crowd, thresholds):
         COCO's `cocoeval.py`, `evaluateImg`.
     """
     shape = len(ignored), len(thresholds)
-    area, threshold = np.indices(shape)
     matched, on_ignored = np.zeros((2, *shape, len(overlaps)), bool)
+    near = overlaps >= thresholds[0]
+    # Where neither has another, there is nothing to choose: most objects of most pictures, all at once.
+    alone = near & (near.sum(axis=1, keepdims=True) == 1) & (near.sum(axis=0) == 1)
+    detection, taken = np.nonzero(alone)
+    hit = np.broadcast_to(overlaps[detection, taken] >= thresholds[:, None], (*shape, len(taken)))
+    matched[..., detection] = hit
+    on_ignored[..., detection] = hit & ignored[:, None, taken]
     free = np.ones((*shape, len(crowd)), bool)
-    for detection in np.flatnonzero((overlaps >= thresholds[0]).any(axis=1)):
-        near = np.flatnonzero(overlaps[detection] >= thresholds[0])
-        overlap = overlaps[detection, near]
-        allowed = (overlap >= thresholds[:, None]) & (free[..., near] | crowd[near])
+    area, threshold = np.indices(shape)
+    for detection in np.flatnonzero((near & ~alone).any(axis=1)):
+        rivals = np.flatnonzero(near[detection])
+        overlap = overlaps[detection, rivals]
+        allowed = (overlap >= thresholds[:, None]) & (free[..., rivals] | crowd[rivals])
         # 2 lifts any object that counts above all that do not; of equals COCO takes the last.
-        preference = np.where(allowed, overlap + 2 * ~ignored[:, None, near], 0)
-        taken = near[len(near) - 1 - preference[..., ::-1].argmax(axis=-1)]
+        preference = np.where(allowed, overlap + 2 * ~ignored[:, None, rivals], 0)
+        taken = rivals[len(rivals) - 1 - preference[..., ::-1].argmax(axis=-1)]
         hit = allowed.any(axis=-1)
         matched[..., detection] = hit
         on_ignored[..., detection] = hit & ignored[area, taken]
