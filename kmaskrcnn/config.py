@@ -233,6 +233,7 @@ class AugmentationConfig:
 
     min_sizes: tuple[int, ...] = ()  # multi-scale: one of these instead of the model's `min_size`
     scale_jitter: tuple[float, ...] = (1.0, 1.0)  # then this factor, and a crop: (0.1, 2.0) is LSJ
+    vertical_flip: float = 0.0  # probability: for pictures that have no above and below
     rotation: float = 0.0  # degrees, either way
     brightness: float = 0.0  # factors 1 - x ... 1 + x
     contrast: float = 0.0
@@ -263,15 +264,16 @@ class TrainingConfig:
     learning_rate: float = 0.02
     base_batch_size: int | None = None  # pictures an update that the rate is for; None: any number
     momentum: float = 0.9
-    weight_decay: float = 1e-4  # not of biases and norms
+    weight_decay: float = 1e-4  # not of biases and norms; "sgd": as if added to the gradient
     layer_decay: float | None = None  # of "adamw": the rate of a backbone's stage in the next one's
     ema_momentum: float | None = None  # evaluate and keep an average of the weights, such as 0.999
     schedule: str = "step"
     warmup_steps: int = 500
     gradient_clip_norm: float | None = None
     gradient_accumulation_steps: int | None = None
-    trainable_stages: int = 3  # of the backbone, counted from its end; 5 is all of it
+    trainable_stages: int = 3  # of the backbone, counted from its end; 5: all, 0: heads alone
     backbone_weights: str | None = None  # "imagenet" or a file
+    initial_weights: str | None = None  # of a whole model instead: a preset or what `train` wrote
     mixed_precision: str | None = None  # "mixed_bfloat16" or "mixed_float16"
     evaluate_every: int = 1  # epochs
     tensorboard: bool = False  # losses, AP and pictures for TensorBoard, too

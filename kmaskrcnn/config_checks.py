@@ -209,6 +209,10 @@ def check_training(config) -> None:
     require(config.momentum < 1, "training.momentum", config.momentum, "less than 1")
     stages = config.trainable_stages
     require(0 <= stages <= 5, "training.trainable_stages", stages, "0 to 5")
+    alone = not (config.initial_weights and config.backbone_weights)
+    require(
+        alone, "training.backbone_weights", config.backbone_weights, "null with initial_weights"
+    )
     require_one_of("training.optimizer", config.optimizer, ("sgd", "adamw"))
     require_one_of("training.schedule", config.schedule, ("step", "cosine", "constant"))
     policies = (None, "mixed_bfloat16", "mixed_float16")
@@ -228,7 +232,14 @@ def check_augmentation(config) -> None:
     require(known, "augmentation.min_sizes", sizes, "lengths of one pixel or more")
     fits = len(jitter) == 2 and 0 < jitter[0] <= jitter[1]
     require(fits, "augmentation.scale_jitter", jitter, "a least and a greatest factor")
-    most = {"brightness": 1, "contrast": 1, "saturation": 1, "copy_paste": 1, "hue": 0.5}
+    most = {
+        "vertical_flip": 1,
+        "brightness": 1,
+        "contrast": 1,
+        "saturation": 1,
+        "copy_paste": 1,
+        "hue": 0.5,
+    }
     for name, limit in most.items():
         value = getattr(config, name)
         require(value <= limit, f"augmentation.{name}", value, f"0 to {limit}")

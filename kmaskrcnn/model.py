@@ -309,7 +309,7 @@ class MaskRCNN(keras.Model):
             "backbone": backbone and keras.saving.serialize_keras_object(backbone),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-            "frozen": [layer.name for layer in self.backbone.layers if not layer.trainable],
+            "frozen": [layer.name for layer in self._trunk_layers() if not layer.trainable],
         }
 
     @classmethod
@@ -318,9 +318,12 @@ class MaskRCNN(keras.Model):
         dtype = keras.saving.deserialize_keras_object(config["dtype"])
         settings = from_dict(MaskRCNNConfig, config["config"])
         model = cls(settings, backbone=backbone, dtype=dtype, name=config["name"])
-        for layer in model.backbone.layers:
+        for layer in model._trunk_layers():
             layer.trainable = layer.name not in config.get("frozen", ())
         return model
+
+    def _trunk_layers(self):
+        return self.backbone.layers + (self.stage5.layers if self.stage5 else [])
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from kmaskrcnn.objective import loss_names
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 # One of each kind; the others differ from these by a word, and run with `make test-slow`.
 QUICK = (
+    "finetune_heads",
     "persons_masks_keypoints",
     "shapes_roi_pool",
     "shapes_mask_softmax",
@@ -31,11 +32,12 @@ POINTS = {"keypoint_names": ("a", "b", "c"), "keypoint_flip_pairs": ((0, 1),)}
 def shrunk(config):
     """The same variant of the model, small."""
     small = {name: value for name, value in TINY.items() if not name.startswith("mask_pool")}
+    grouped = "group_norm" in (config.norm, config.fpn_norm)
     small |= {
         "max_detections": 3,
         "mask_head_units": 16,
         **(POINTS if config.with_keypoints else {}),
-        **({"fpn_channels": 32, "mask_head_channels": 32} if config.norm == "group_norm" else {}),
+        **({"fpn_channels": 32, "mask_head_channels": 32} if grouped else {}),
         "backbone": config.backbone,
     }
     return dataclasses.replace(config, **small)

@@ -25,7 +25,7 @@ LEAST_SHOWN = 0.1  # share of an object that must be seen after another one is p
 
 @dataclasses.dataclass(frozen=True)
 class Move:
-    """Where a picture goes: an affine map, the size of the result, and whether left and right are swapped."""
+    """Where a picture goes: an affine map, the size of the result, and whether it is seen as in a mirror."""
 
     matrix: np.ndarray
     size: tuple
@@ -86,6 +86,9 @@ class Augmentation:
         mirrored = bool(generator.random() < self.flip)
         top, left = (generator.integers(s - c + 1) for s, c in zip(scaled, canvas))
         matrix = affine.mirror(width) if mirrored else np.eye(3)
+        if c.vertical_flip and generator.random() < c.vertical_flip:
+            # What is seen from behind has its left and right swapped; half a turn swaps nothing.
+            matrix, mirrored = affine.turn_over(height) @ matrix, not mirrored
         if c.rotation:
             angle = generator.uniform(-c.rotation, c.rotation)
             matrix = affine.rotation(angle, (width / 2, height / 2)) @ matrix

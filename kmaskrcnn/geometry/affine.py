@@ -28,6 +28,11 @@ def mirror(width):
     return np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]])
 
 
+def turn_over(height):
+    """Swaps top and bottom in a picture of this height."""
+    return np.array([[1.0, 0, 0], [0, -1, height], [0, 0, 1]])
+
+
 def rotation(degrees, centre):
     """Turns about `centre`, `(x, y)`; counter-clockwise as one sees the picture."""
     angle = np.deg2rad(degrees)

@@ -254,7 +254,7 @@ def _check_name(name):
         raise ValueError(f"backbone {name!r} is not known; accepted are {', '.join(accepted)}.")
 
 
-def freeze_backbone(backbone, trainable_stages):
+def freeze_backbone(backbone, trainable_stages, stage5=None):
     """Lets only the last stages of a backbone train.
 
     The first stages hold edges and textures that any picture has: training them on little data costs
@@ -263,6 +263,7 @@ def freeze_backbone(backbone, trainable_stages):
     Args:
         backbone: of this file's contract; changed in place.
         trainable_stages: 0 ... 5: 5 trains all, 4 all but the stem, 3 the stages C3..C5, 0 nothing.
+        stage5: the last stage, where it stands apart, see `build_stage5`.
 
     Raises:
         ValueError: for another number.
@@ -271,7 +272,9 @@ def freeze_backbone(backbone, trainable_stages):
     """
     if trainable_stages not in range(6):
         raise ValueError(f"trainable_stages={trainable_stages!r}; accepted are 0, 1, 2, 3, 4, 5.")
-    for number, stage in enumerate(backbone_stages(backbone), start=1):
+    stages = backbone_stages(backbone)
+    stages[4] += stage5.layers if stage5 else []
+    for number, stage in enumerate(stages, start=1):
         for layer in stage:
             layer.trainable = number > 5 - trainable_stages
 

@@ -84,7 +84,9 @@ def make_optimizer(recipe: Recipe, model, steps_per_epoch: int):
 
     Weight decay is decoupled from the gradient, as Keras does it, and spares what has a single axis:
     biases, scales and offsets of normalisations, layer scales. Keras does not save what is spared: an
-    optimizer that `load_model` brings back decays everything.
+    optimizer that `load_model` brings back decays everything. Published recipes of SGD, the paper's 1e-4
+    among them, add the decay to the gradient, so that momentum makes it 1 / (1 - momentum) times as
+    strong; `TrainingConfig.weight_decay` means theirs.
 
     Args:
         recipe: see `TrainingConfig`.
@@ -105,6 +107,7 @@ def make_optimizer(recipe: Recipe, model, steps_per_epoch: int):
         **_averages(config.ema_momentum, accumulate),
     }
     if config.optimizer == "sgd":
+        options["weight_decay"] = config.weight_decay / (1 - config.momentum)
         optimizer = keras.optimizers.SGD(momentum=config.momentum, **options)
     elif config.layer_decay is not None:
         optimizer = LayerDecayAdamW(layer_factors(model, config.layer_decay), **options)

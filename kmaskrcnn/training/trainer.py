@@ -19,6 +19,7 @@ from kmaskrcnn.training.optimizers import make_optimizer
 from kmaskrcnn.training.resuming import Resume
 from kmaskrcnn.visualize import plot_history
 from kmaskrcnn.weights.backbones import load_backbone_weights
+from kmaskrcnn.weights.presets import OpenedPreset
 
 logger = logging.getLogger(__name__)
 
@@ -145,13 +146,41 @@ def name_classes(config: MaskRCNNConfig, records: CocoDataset) -> MaskRCNNConfig
 
 def build_model(recipe: Recipe) -> MaskRCNN:
     """The model that a recipe describes, with its initial weights, ready to compile."""
-    model = MaskRCNN(recipe.model, dtype=recipe.training.mixed_precision)
-    if recipe.training.backbone_weights:
-        source = recipe.training.backbone_weights
-        load_backbone_weights(model.backbone, source, model.stage5)
-        logger.info("backbone weights from %s", recipe.training.backbone_weights)
-    freeze_backbone(model.backbone, recipe.training.trainable_stages)
+    config = recipe.training
+    model = MaskRCNN(recipe.model, dtype=config.mixed_precision)
+    if config.initial_weights:
+        load_initial_weights(model, config.initial_weights)
+    if config.backbone_weights:
+        load_backbone_weights(model.backbone, config.backbone_weights, model.stage5)
+        logger.info("backbone weights from %s", config.backbone_weights)
+    freeze_backbone(model.backbone, config.trainable_stages, model.stage5)
     return model
+
+
+def load_initial_weights(model: MaskRCNN, source: str):
+    """Begin with a trained model's weights: all of them where it knows the same classes, else its trunk.
+
+    In which fields the configurations differ goes to the log: the weights were trained with their own.
+
+    Args:
+        model: filled in place.
+        source: a preset's name, or a path; see `MaskRCNN.from_preset`.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `MaskRCNN.from_preset`.
+    """
+    opened = OpenedPreset(source)
+    told, here = to_dict(opened.config()), to_dict(model.config)
+    # As many other classes would fit, too.
+    same = told["class_names"] == here["class_names"]
+    logger.info("%s: %s", source, opened.load_into(model, "all" if same else "trunk"))
+    differing = [
+        f"{name} {told[name]} (here {value})"
+        for name, value in here.items()
+        if told[name] != value and name not in ("class_names", "category_ids")
+    ]
+    if differing:
+        logger.info("%s was made with other %s", source, ", ".join(differing))
 
 
 def recipe_dataset(recipe: Recipe, records: CocoDataset, training: bool, first_epoch: int = 0):

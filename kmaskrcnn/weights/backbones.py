@@ -47,6 +47,7 @@ def load_backbone_weights(backbone, source, stage5=None):
             - an `.h5` file without top as published for `keras.applications`;
             - an `.npz` file of folded MobileNetV2 weights, see `load_folded_mobilenet_v2`.
         stage5: a C4 model's `stage5`, the last stage of the same ResNet; filled from others' files too.
+            Left out, a trunk that ends with C4 warns: the regions' head would stay random.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -56,6 +57,8 @@ def load_backbone_weights(backbone, source, stage5=None):
     Example:
         >>> load_backbone_weights(build_backbone("mobilenet_v2"), "imagenet")
     """
+    if "C5" not in backbone.output and stage5 is None:
+        logger.warning("%s ends with C4: pass stage5=model.stage5 to fill it too", backbone.name)
     is_resnet = backbone.name.startswith(("resnet", "resnext"))
     if source == "imagenet" and is_resnet:
         source = fetch(f"{backbone.name}_imagenet")

@@ -8,6 +8,7 @@ A preset is one of
 """
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
@@ -252,7 +253,7 @@ class OpenedPreset:
     def _own_config(self):
         if self.own.is_dir():
             return load_yaml(self.own / CONFIG_FILE, MaskRCNNConfig)
-        return keras.saving.load_model(self.own, compile=False).config
+        return self._saved_model.config
 
     def _own_model(self, like):
         """The saved model itself; `like` is of its class, which this room does not know."""
@@ -260,6 +261,10 @@ class OpenedPreset:
             model = type(like)(self._own_config())
             model.load_weights(self.own / WEIGHTS_FILE)
             return model
+        return self._saved_model
+
+    @functools.cached_property
+    def _saved_model(self):
         return keras.saving.load_model(self.own, compile=False)
 
 

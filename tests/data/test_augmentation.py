@@ -17,6 +17,7 @@ from kmaskrcnn.geometry.segmentations import rasterise_in_box, to_rle
 
 ALL = AugmentationConfig(
     min_sizes=(90, 120),
+    vertical_flip=0.5,
     scale_jitter=(0.5, 1.8),
     rotation=25.0,
     brightness=0.2,
@@ -26,7 +27,7 @@ ALL = AugmentationConfig(
     cutout=2,
     copy_paste=1.0,
 )
-GEOMETRY = AugmentationConfig(scale_jitter=(0.6, 1.7), rotation=30.0)
+GEOMETRY = AugmentationConfig(scale_jitter=(0.6, 1.7), vertical_flip=0.5, rotation=30.0)
 POINTS = ((30.0, 25.0, 2.0), (70.0, 40.0, 1.0), (0.0, 0.0, 0.0))
 
 
@@ -61,6 +62,19 @@ def test_an_object_goes_where_its_pixels_go(seed, rle):
     rows, columns = np.nonzero(white)
     around = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     np.testing.assert_allclose(after.instances[0].box, around, atol=2.5)
+
+
+@pytest.mark.parametrize("flip, mirrored", [(0.0, True), (1.0, False)])
+def test_turned_over_the_last_row_is_the_first(flip, mirrored):
+    """With the mirror besides it is half a turn, which swaps no left and right."""
+    pixels, record = picture_with_object()
+    pixels[3, 5] = 200
+    augment = Augmentation(AugmentationConfig(vertical_flip=1.0), 80, 110, flip, ((0, 1),))
+    moved, after = augment(pixels, record, np.random.default_rng(0))
+    np.testing.assert_array_equal(moved, np.rot90(pixels, 2) if flip else pixels[::-1])
+    first = after.instances[0].keypoints[1 if mirrored else 0]
+    assert first == pytest.approx((79.0 if flip else 30.0, 54.0, 2.0))
+    assert after.instances[0].box == pytest.approx((25, 15, 90, 65) if flip else (20, 15, 85, 65))
 
 
 def test_keypoints_go_with_the_picture_and_swap_when_mirrored():

@@ -90,20 +90,36 @@ def test_the_rate_is_in_proportion_to_the_pictures_of_an_update(
 def test_decay_spares_biases_and_norms(name):
     weights = {"kernel": [[1, 1]], "bias": [1, 1], "gamma": [1, 1], "beta": [1, 1], "scale": [1, 1]}
     model = of_weights(**weights)
-    optimizer = make_optimizer(
-        constant(optimizer=name, learning_rate=1.0, weight_decay=0.1), model, 1
-    )
+    config = constant(optimizer=name, learning_rate=1.0, weight_decay=0.1, momentum=0.0)
+    optimizer = make_optimizer(config, model, 1)
     optimizer.apply([tf.zeros(w.shape) for w in model.weights], model.weights)
     kernel, *others = map(np.array, model.weights)
     np.testing.assert_allclose(kernel, [[0.9, 0.9]])
     assert all((weight == 1).all() for weight in others)
 
 
+def test_the_decay_of_sgd_is_as_strong_as_if_it_were_part_of_the_gradient():
+    """The loop of the published recipes: gradient + decay * weight goes through the momentum."""
+    weight, velocity, rate, decay = 1.0, 0.0, 0.02, 0.001
+    for _ in range(2000):
+        velocity = 0.9 * velocity + decay * weight
+        weight -= rate * velocity
+    model = of_weights(kernel=[[1.0]])
+    optimizer = make_optimizer(constant(learning_rate=rate, weight_decay=decay), model, 1)
+    apply = tf.function(lambda: optimizer.apply([tf.zeros((1, 1))]))
+    optimizer.build(model.weights)
+    for _ in range(2000):
+        apply()
+    # exp(-0.4), but for the first steps, until the momentum is there
+    assert float(model.weights[0][0, 0]) == pytest.approx(weight, rel=0.005)
+    assert weight == pytest.approx(np.exp(-0.4), rel=0.005)
+
+
 @pytest.mark.parametrize("name", ["mobilenet_v2", "convnext_tiny"])
 def test_what_decays_in_a_model_are_kernels(name):
     model = build_backbone(name, norm="batch_norm")
     variables = model.trainable_variables
-    optimizer = make_optimizer(constant(weight_decay=0.5, learning_rate=1.0), model, 1)
+    optimizer = make_optimizer(constant(weight_decay=0.05, learning_rate=1.0), model, 1)
     for variable in variables:
         variable.assign(np.ones(variable.shape))
     optimizer.apply([tf.zeros(v.shape) for v in variables], variables)

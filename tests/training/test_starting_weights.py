@@ -1,0 +1,91 @@
+"""What a training begins with: whose weights, and which of them it moves."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+from tiny import tiny_backbone, tiny_config
+
+from kmaskrcnn.config import Recipe, TrainingConfig
+from kmaskrcnn.layers.backbones import build_backbone, freeze_backbone
+from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.training.trainer import build_model
+from kmaskrcnn.weights.backbones import load_backbone_weights
+from kmaskrcnn.weights.convert import named_weights
+
+C4 = {"pyramid": "c4", "box_pool_size": 14, "box_head_dense": 0, "mask_head_convs": 0}
+
+
+@pytest.fixture
+def small_trunks(monkeypatch):
+    """Recipes are built around the tests' small backbone."""
+    monkeypatch.setattr("kmaskrcnn.components.build_backbone", lambda *_, **__: tiny_backbone())
+
+
+@pytest.fixture
+def before(small_trunks, tmp_path):
+    """A trained model's file, and the model."""
+    model = MaskRCNN(tiny_config(min_size=60))
+    for weight in model.weights:
+        if "seed" not in weight.path:
+            weight.assign(weight + 0.25)
+    model.save(tmp_path / "before.keras")
+    return str(tmp_path / "before.keras"), model
+
+
+def begin(config, source):
+    return build_model(Recipe(config, training=TrainingConfig(initial_weights=source)))
+
+
+def test_the_same_classes_take_every_weight_and_other_settings_are_told(before, caplog):
+    source, expected = before
+    with caplog.at_level(logging.INFO):
+        model = begin(tiny_config(), source)
+    for path, weight in named_weights(expected).items():
+        np.testing.assert_array_equal(named_weights(model)[path], weight, path)
+    assert "other min_size 60 (here 64)" in caplog.text
+
+
+def test_as_many_other_classes_take_the_trunk_alone(before):
+    source, expected = before
+    model = begin(tiny_config(class_names=("c", "b", "a")), source)
+    for path, weight in named_weights(expected).items():
+        taken = np.array_equal(named_weights(model)[path], weight)
+        knows_classes = any(
+            layer in path for layer in ("class_logits/", "box_deltas/", "mask_head/logits/")
+        )
+        assert taken != knows_classes, path
+
+
+def test_a_trained_model_and_a_trunk_at_once_are_refused():
+    with pytest.raises(ValueError, match="backbone_weights: got 'imagenet', accepted is null with"):
+        TrainingConfig(initial_weights="model.keras", backbone_weights="imagenet")
+
+
+def test_heads_alone_leave_a_last_stage_that_is_a_head_as_it_is(tmp_path):
+    """Counted by hand: ResNet-18's C5 has five convolutions."""
+    model = MaskRCNN(tiny_config(**C4))
+    trained = len(model.trainable_variables)
+    freeze_backbone(model.backbone, 1, model.stage5)
+    assert not model.backbone.trainable_weights and len(model.stage5.trainable_weights) == 5
+    freeze_backbone(model.backbone, 0, model.stage5)
+    assert not model.stage5.trainable_weights
+    assert len(model.trainable_variables) == trained - 20
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not loaded.stage5.trainable_weights
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)
+
+
+def test_a_recipe_freezes_the_last_stage_of_a_c4_model_too():
+    recipe = Recipe(tiny_config(**C4), training=TrainingConfig(trainable_stages=0))
+    paths = [weight.path for weight in build_model(recipe).trainable_variables]
+    assert paths and not [path for path in paths if path.startswith(("stem", "C"))]
+
+
+def test_a_trunk_without_its_last_stage_is_told(tmp_path, caplog):
+    trunk = build_backbone("resnet18", last_stage="C4")
+    trunk.save_weights(tmp_path / "trunk.weights.h5")
+    load_backbone_weights(trunk, tmp_path / "trunk.weights.h5")
+    assert "pass stage5=model.stage5" in caplog.text
