@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-slow test-gpu docs lint clean
+.PHONY: setup demo test test-slow test-gpu notebooks docs lint clean
 
 setup: $(VENV)/installed
 
@@ -26,15 +26,18 @@ test-slow: setup
 test-gpu: setup
 	$(RUN) -m pytest -m gpu
 
+notebooks: setup
+	$(RUN) notebooks/run_notebooks.py notebooks/*.ipynb
+
 docs: setup
 	$(RUN) -m pip install --quiet --editable ".[docs]"
 	mkdir -p build && cp docs/mkdocs.yml build/mkdocs.yml
 	$(RUN) -m mkdocs build --quiet --strict --config-file build/mkdocs.yml
 
 lint: setup
-	$(RUN) -m black --check --quiet --line-length 100 kmaskrcnn tests benchmarks
-	$(RUN) -m isort --check-only --quiet kmaskrcnn tests benchmarks
-	$(RUN) -m flake8 kmaskrcnn tests benchmarks
+	$(RUN) -m black --check --quiet --line-length 100 kmaskrcnn tests benchmarks notebooks
+	$(RUN) -m isort --check-only --quiet kmaskrcnn tests benchmarks notebooks
+	$(RUN) -m flake8 kmaskrcnn tests benchmarks notebooks
 
 clean:
 	rm -rf build dist *.egg-info demo

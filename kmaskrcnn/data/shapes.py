@@ -99,6 +99,7 @@ def write_shapes(
     shapes=None,
     radii=RADII,
     keypoint_names=(),
+    keypoint_skeleton=(),
 ):
     """Writes PNG pictures and COCO jsons of made-up shapes; the same arguments give the same files.
 
@@ -114,6 +115,7 @@ def write_shapes(
             `Outline`; by default `SHAPES`.
         radii: the least and the greatest radius of a shape, as shares of the picture's short side.
         keypoint_names: P str, what the outlines' keypoints are called.
+        keypoint_skeleton: pairs of ints from 0, places among the names that a line joins when drawn.
 
     Returns:
         `ShapesPaths`.
@@ -140,7 +142,7 @@ def write_shapes(
         generators = (np.random.default_rng([seed, split, i]) for i in range(count))
         scenes = (_random_scene(g, sides, max_objects, shapes, radii) for g in generators)
         written = _write_scenes(scenes, folder)
-        categories = _describe_categories(shapes, keypoint_names)
+        categories = _describe_categories(shapes, keypoint_names, keypoint_skeleton)
         json_path.write_text(json.dumps({**written, "categories": categories}))
         paths += [json_path, folder]
     return ShapesPaths(*paths)
@@ -168,8 +170,9 @@ def _write_scenes(scenes, folder):
     return {"images": images, "annotations": annotations}
 
 
-def _describe_categories(shapes, keypoint_names):
-    points = {"keypoints": list(keypoint_names), "skeleton": []} if keypoint_names else {}
+def _describe_categories(shapes, keypoint_names, keypoint_skeleton):
+    lines = [[start + 1, end + 1] for start, end in keypoint_skeleton]  # COCO counts from 1
+    points = {"keypoints": list(keypoint_names), "skeleton": lines} if keypoint_names else {}
     return [{"id": i, "name": name, **points} for i, name in enumerate(shapes, start=1)]
 
 

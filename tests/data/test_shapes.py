@@ -9,7 +9,14 @@ from pycocotools import mask as coco_mask
 
 from kmaskrcnn.data.check import inspect_dataset
 from kmaskrcnn.data.records import load_coco
-from kmaskrcnn.data.shapes import CLASS_NAMES, LEAST_VISIBLE, paint_scene, write_shapes
+from kmaskrcnn.data.shapes import (
+    CLASS_NAMES,
+    LEAST_VISIBLE,
+    Outline,
+    paint_scene,
+    regular_polygon,
+    write_shapes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +106,19 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
 def test_options_are_checked(tmp_path, options):
     with pytest.raises(ValueError, match="must be"):
         write_shapes(tmp_path, **options)
+
+
+def test_keypoints_have_names_and_lines(tmp_path):
+    square = regular_polygon(4)
+
+    def kite(_):
+        return Outline((square,), keypoints=square)
+
+    names, lines = ("a", "b", "c", "d"), ((0, 2), (3, 1))
+    points = {"keypoint_names": names, "keypoint_skeleton": lines}
+    options = {"num_train": 1, "num_validation": 0, "image_size": (64, 64), "seed": 1}
+    paths = write_shapes(tmp_path, shapes={"kite": kite}, **points, **options)
+    (category,) = json.loads(paths.train_json.read_text())["categories"]
+    assert category["skeleton"] == [[1, 3], [4, 2]]  # COCO counts from 1
+    records = load_coco(paths.train_json, paths.train_images)
+    assert records.keypoints.names == names and records.keypoints.skeleton == lines
