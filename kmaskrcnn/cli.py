@@ -167,7 +167,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_dataset_commands(command)
 
-    kernels = command(run_build_kernels, "compile a faster RoIAlign for this machine, once")
+    kernels = command(run_build_kernels, "compile faster RoIAlign and convolutions, once")
     kernels.add_argument(
         "--cuda", action=argparse.BooleanOptionalAction, help="default: where there is a GPU"
     )
@@ -350,7 +350,7 @@ def run_convert(options):
 
 
 def run_build_kernels(options):
-    """Compile RoIAlign's kernels against the installed TensorFlow; the models use them from then on."""
+    """Compile RoIAlign and convolutions against the installed TensorFlow; the models use them from then on."""
     from kmaskrcnn.kernels.builder import build_kernels
 
     show(f"{build_kernels(options.cuda, options.force)} built")

@@ -5,6 +5,7 @@ import keras
 from kmaskrcnn.config import MaskRCNNConfig, fit_to_channels
 from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone, build_stage5
 from kmaskrcnn.layers.cascade import RelabelLayer
+from kmaskrcnn.layers.convolution import ConvNorm
 from kmaskrcnn.layers.detection import DetectionLayer
 from kmaskrcnn.layers.fpn import FeaturePyramid, SingleLevel
 from kmaskrcnn.layers.heads import BoxHead, MaskHead, MLPMaskHead
@@ -89,6 +90,13 @@ def make_proposals(c: MaskRCNNConfig):
         portable=c.portable,
         name="proposals",
     )
+
+
+def choose_convolutions(c: MaskRCNNConfig, layers):
+    """Tell all convolutions, those of a given backbone too, how to be computed."""
+    for layer in layers:
+        if isinstance(layer, ConvNorm):
+            layer.implementation = "direct" if c.portable else c.convolution
 
 
 def roi_align_of(c: MaskRCNNConfig):

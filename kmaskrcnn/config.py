@@ -163,6 +163,8 @@ class MaskRCNNConfig:
     soft_nms_sigma: float = 0.5  # of "soft_gaussian"
     max_detections: int = 100
 
+    convolution: str = "auto"  # "direct": never by Winograd's algorithm, see ConvNorm
+
     # Only operations that XLA, JAX, ONNX and LiteRT have, with fixed shapes; slower in a TensorFlow graph
     portable: bool = False
 

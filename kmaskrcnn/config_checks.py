@@ -7,6 +7,7 @@ import types
 import typing
 
 CHOICES = {
+    "convolution": ("auto", "direct"),
     "pyramid": ("fpn", "c4", "dc5"),
     "roi_align": ("auto", "kernel", "crop_and_resize", "gather"),
     "roi_pooling": ("align", "warp", "pool", "crop"),

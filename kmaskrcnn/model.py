@@ -73,6 +73,7 @@ class MaskRCNN(keras.Model):
             self._make_layers(config, backbone)
         self.predict_graph = self._make_predict_graph()
         self.train_graph = self._make_train_graph()
+        components.choose_convolutions(config, self._flatten_layers())  # all of them are built
         self.loss_parts = [keras.metrics.Mean(name=name) for name in loss_names(config)]
         self.built = True
 

@@ -14,7 +14,7 @@ def kernels_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def built_kernels(tmp_path_factory):
-    """A folder with RoIAlign's kernels for CPUs, compiled in about 15 s."""
+    """A folder with the kernels for CPUs, compiled in about 20 s."""
     from kmaskrcnn.kernels.builder import build_kernels
 
     with pytest.MonkeyPatch.context() as patch:

@@ -27,9 +27,10 @@ def export_saved_model(model, path, dtype="float32", max_pixels=MAX_PIXELS):
         The path, a `pathlib.Path`.
     """
     # A server has no operation of ours.
-    own = model.config.roi_align in ("auto", "kernel")
-    roi_align = {"roi_align": "crop_and_resize"} if own else {}
-    folded = fold_batch_norms(model, dtype, **roi_align)
+    changes = {"convolution": "direct"}
+    if model.config.roi_align in ("auto", "kernel"):
+        changes["roi_align"] = "crop_and_resize"
+    folded = fold_batch_norms(model, dtype, **changes)
     functions = Signatures(folded, max_pixels, model.config).functions()
     module = tf.Module()
     # The variables alone: Keras's objects would need Keras to load.

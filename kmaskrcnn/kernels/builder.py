@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def build_kernels(cuda=None, force=False) -> Path:
     """Compile the kernels against the installed TensorFlow, and put the library where `load_library` looks.
 
-    It takes about 15 s, with CUDA a minute.
+    It takes about 20 s, with CUDA a minute.
 
     Args:
         cuda: with kernels for GPUs, which needs CUDA's `nvcc`; None for where TensorFlow sees a GPU and nvcc is there.
@@ -55,11 +55,10 @@ def compile_commands(cuda) -> dict[str, list[str]]:
     flags = tf.sysconfig.get_compile_flags()  # the last word on which C++ TensorFlow was built with
     defines = ["-DKMASKRCNN_CUDA"] if cuda else []
     common = [*_compiler(), "-fPIC", "-w", *defines]
-    commands = {
-        # The kernels profit from every instruction there is, the operation's glue from none.
-        "roi_align_cpu.cc": [*common, "-std=c++17", "-O3", "-march=native"],
-        "roi_align_op.cc": [*common, "-O1", *flags],
-    }
+    # The kernels profit from every instruction there is, the operations' glue from none.
+    kernels = [*common, "-std=c++17", "-O3", "-march=native"]
+    commands = {name: kernels for name in ("roi_align_cpu.cc", "winograd_cpu.cc")}
+    commands |= {name: [*common, "-O1", *flags] for name in ("roi_align_op.cc", "winograd_op.cc")}
     if cuda:
         commands["roi_align_gpu.cc"] = [*common, "-O1", *flags]
         nvcc = _nvcc() or _missing("nvcc", "NVCC", "CUDA's toolkit brings it")

@@ -53,14 +53,15 @@ def _load(path):
 
     if not path.exists():
         logger.info(
-            "RoIAlign runs on TensorFlow's own operations; `kmaskrcnn build-kernels` builds a faster one"
+            "RoIAlign and 3x3 convolutions run on TensorFlow's own operations; "
+            "`kmaskrcnn build-kernels` builds faster ones"
         )
         return None
     try:
         return tf.load_op_library(str(path))
     except (tf.errors.OpError, OSError) as error:
         logger.warning(
-            "%s does not load, RoIAlign runs on TensorFlow's own operations: %s", path, error
+            "%s does not load, TensorFlow's own operations take its place: %s", path, error
         )
         return None
 

@@ -3,15 +3,12 @@
 #define KMASKRCNN_ROI_ALIGN_CPU_H_
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
+#include "parallel.h"
 #include "roi_align_geometry.h"
 
 namespace kmaskrcnn {
-
-// Runs `work` in several threads at once and returns when all have ended.
-using Parallel = std::function<void(const std::function<void()>& work)>;
 
 // One level of the pyramid: (B, height, width, C).
 template <class T>

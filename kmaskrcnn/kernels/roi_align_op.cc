@@ -1,15 +1,12 @@
 // The operations KmaskrcnnRoiAlign and KmaskrcnnRoiAlignGrad, and what TensorFlow needs to call their CPU kernels.
 #include <vector>
 
+#include "op_resources.h"
 #include "roi_align_cpu.h"
 #include "roi_align_inputs.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/util/work_sharder.h"
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace kmaskrcnn {
 namespace {
@@ -68,17 +65,6 @@ template <> struct Own<float> { using type = float; };
 template <> struct Own<Eigen::bfloat16> { using type = bfloat16; };
 template <> struct Own<Eigen::half> { using type = float16; };
 
-// Tens of megabytes of fresh memory: the system clears and maps 2 MB at a time instead of 4 KB.
-void ask_for_huge_pages(const Tensor& tensor) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = 2 << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.tensor_data().data());
-  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
-  const uintptr_t end = (begin + tensor.TotalBytes()) / kPage * kPage;
-  if (end > first + 4 * kPage) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#endif
-}
-
 absl::Status check_indices(const Regions& regions, int64_t images, int64_t levels) {
   for (int r = 0; r < regions.count; ++r) {
     if (regions.images[r] < 0 || regions.images[r] >= images) {
@@ -91,15 +77,6 @@ absl::Status check_indices(const Regions& regions, int64_t images, int64_t level
     }
   }
   return absl::OkStatus();
-}
-
-Parallel threads_of(OpKernelContext* c) {
-  const auto* threads = c->device()->tensorflow_cpu_worker_threads();
-  return [threads](const std::function<void()>& work) {
-    constexpr int64_t kCost = 10000000;  // so high that every thread gets its turn
-    tensorflow::Shard(threads->num_threads, threads->workers, threads->num_threads, kCost,
-                      [&work](int64_t, int64_t) { work(); });
-  };
 }
 
 template <class T>

@@ -6,10 +6,12 @@ Names: k kernel size, H and W the input's height and width, C channels, F filter
 import keras
 from keras import ops
 
+from kmaskrcnn.kernels import winograd
 from kmaskrcnn.layers.grouped_convolution import grouped_convolution
 
 FROZEN, BATCH, GROUP, SYNC = "frozen_batch_norm", "batch_norm", "group_norm", "sync_batch_norm"
 NORMS = (FROZEN, BATCH, GROUP, SYNC, None)
+IMPLEMENTATIONS = ("auto", "direct")
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
@@ -105,6 +107,9 @@ class ConvNorm(keras.layers.Layer):
         dilation_rate: distance of the kernel's taps.
         groups: input and output channels fall into so many independent groups (ResNeXt).
         kernel_initializer: by default He normal on the fan-out, as in torchvision's ResNet.
+        implementation: `"direct"`, or `"auto"`: by Winograd's algorithm where it was built (`docs/kernels.md`) and
+            pays: float32 on CPUs, k = 3, strides, dilation_rate and groups 1, C and F multiples of 16. A model sets
+            it for all of its layers.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -115,7 +120,7 @@ class ConvNorm(keras.layers.Layer):
         `(B, ceil(H / strides), ceil(W / strides), F)` in the compute dtype.
 
     Raises:
-        ValueError: for an even kernel, an unknown norm, or strides and dilation together.
+        ValueError: for an even kernel, an unknown norm or implementation, or strides and dilation together.
 
     Example:
         >>> ConvNorm(64, 7, strides=2, activation="relu")(images).shape
@@ -134,9 +139,14 @@ class ConvNorm(keras.layers.Layer):
         dilation_rate=1,
         groups=1,
         kernel_initializer=None,
+        implementation="direct",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"implementation={implementation!r} is not known; accepted are {IMPLEMENTATIONS}."
+            )
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size} is even; symmetric padding needs it odd.")
         if strides > 1 and dilation_rate > 1:
@@ -150,12 +160,15 @@ class ConvNorm(keras.layers.Layer):
         self.use_bias = norm is None if use_bias is None else use_bias
         self.dilation_rate = dilation_rate
         self.groups = groups
+        self.implementation = implementation
         self.kernel_initializer = keras.initializers.get(
             kernel_initializer
             or keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
         )
         self.norm_layer = make_norm(norm, norm_epsilon, name="norm", dtype=self.dtype_policy)
         self._activate = keras.activations.get(activation)
+        if implementation == "auto":
+            self.supports_jit = False  # Winograd's operation has no XLA version
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -183,12 +196,27 @@ class ConvNorm(keras.layers.Layer):
             scale, norm_shift = scale_and_shift(self.norm_layer)
             kernel = kernel * scale
             shift = norm_shift if shift is None else shift * scale + norm_shift
-        outputs = self._convolve(inputs, ops.cast(kernel, self.compute_dtype))
-        if shift is not None:
-            outputs = outputs + ops.cast(shift, self.compute_dtype)
+        kernel = ops.cast(kernel, self.compute_dtype)
+        shift = None if shift is None else ops.cast(shift, self.compute_dtype)
+        if self._uses_winograd(kernel):
+            ends_here = self.norm_layer is None or folded
+            relu = ends_here and self.activation == "relu"
+            outputs = winograd.winograd(inputs, kernel, shift, relu)
+            if relu:
+                return outputs
+        else:
+            outputs = self._convolve(inputs, kernel)
+            outputs = outputs if shift is None else outputs + shift
         if self.norm_layer is not None and not folded:
             outputs = self._normalise(outputs, training)
         return self._activate(outputs)
+
+    def _uses_winograd(self, kernel):
+        if self.implementation == "direct" or keras.backend.backend() != "tensorflow":
+            return False
+        plain = self.strides == self.dilation_rate == self.groups == 1
+        known = self.compute_dtype in winograd.DTYPES and winograd.takes(kernel.shape)
+        return plain and known and winograd.is_available()
 
     def _is_fixed(self, training):
         is_batch_norm = isinstance(self.norm_layer, keras.layers.BatchNormalization)
@@ -236,4 +264,5 @@ class ConvNorm(keras.layers.Layer):
             "dilation_rate": self.dilation_rate,
             "groups": self.groups,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "implementation": self.implementation,
         }

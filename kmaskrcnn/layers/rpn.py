@@ -14,6 +14,7 @@ from keras import ops
 from kmaskrcnn.geometry.anchors import anchor_grid, base_anchors
 from kmaskrcnn.geometry.boxes import clip_boxes_by_rule, decode_deltas, lengthen, shorten
 from kmaskrcnn.geometry.suppression import class_nms
+from kmaskrcnn.layers.convolution import ConvNorm
 
 
 def stride_of(level: str) -> int:
@@ -109,7 +110,7 @@ class RPNHead(keras.layers.Layer):
         shape = next(iter(features_shape.values()))
         channels = self.channels or shape[-1]
         self.convs = [
-            self._conv(channels, 3, f"conv{i + 1}", padding="same", activation="relu")
+            self._conv(channels, 3, f"conv{i + 1}", activation="relu")
             for i in range(self.num_convs)
         ]
         self.logits = self._conv(self.anchors_per_cell, 1, "logits")
@@ -124,7 +125,7 @@ class RPNHead(keras.layers.Layer):
         # Small weights as in Detectron: at the start all anchors score alike and proposals stay near them.
         small = keras.initializers.RandomNormal(stddev=0.01)
         options |= {"name": name, "dtype": self.dtype_policy, "kernel_initializer": small}
-        return keras.layers.Conv2D(filters, kernel_size, **options)
+        return ConvNorm(filters, kernel_size, norm=None, **options)
 
     def call(self, features):
         logits, deltas = {}, {}

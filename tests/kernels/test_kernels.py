@@ -228,7 +228,8 @@ def test_without_it_layers_fall_back_and_say_so_once(implementation, tmp_path, m
             layer = RoIAlign(implementation=implementation, levels=("P2",))
             assert "CropAndResize" in operations_of(layer)
     assert [r.message for r in caplog.records if "build-kernels" in r.message] == [
-        "RoIAlign runs on TensorFlow's own operations; `kmaskrcnn build-kernels` builds a faster one"
+        "RoIAlign and 3x3 convolutions run on TensorFlow's own operations; "
+        "`kmaskrcnn build-kernels` builds faster ones"
     ]
 
 
