@@ -8,12 +8,15 @@ from pathlib import Path
 from kmaskrcnn.allocation import keep_freed_memory
 from kmaskrcnn.cli_datasets import add_dataset_commands, add_format
 from kmaskrcnn.cli_output import show, write_json
+from kmaskrcnn.cli_training import add_training_commands
 
 EXAMPLES = """examples:
   kmaskrcnn demo --output demo
   kmaskrcnn inspect train.json images/
   kmaskrcnn convert-data labelme_folder/ all.json
   kmaskrcnn split all.json --output parts/ --validation 0.2
+  kmaskrcnn advise-anchors train.json images/ --recipe configs/coco_r50_fpn_1x.yaml
+  kmaskrcnn find-learning-rate recipe.yaml --data train.json images/ --output rates.png
   kmaskrcnn train configs/nuclei_mobilenetv2_fpn.yaml --train train.json images/ \\
       --validation val.json images/ --output runs/nuclei --set training.epochs=20
   kmaskrcnn evaluate runs/nuclei/model.keras --data val.json images/ --json metrics.json
@@ -85,34 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
             help="look at every picture in three sizes and mirrored: slower, often better",
         )
 
-    demo = command(run_demo, "make pictures, train on them, evaluate and draw: a few minutes")
-    demo.add_argument("--output", default="demo", metavar="DIR")
-    demo.add_argument(
-        "--set",
-        nargs="*",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe",
-    )
-
-    train = command(run_train, "train a model as a recipe in YAML says")
-    train.add_argument("config", metavar="CONFIG.yaml")
-    train.add_argument("--train", nargs=2, required=True, metavar=("JSON", "IMAGES"))
-    train.add_argument("--validation", nargs=2, required=True, metavar=("JSON", "IMAGES"))
-    add_format(train)
-    train.add_argument("--output", required=True, metavar="DIR")
-    train.add_argument(
-        "--resume", action="store_true", help="go on with what was interrupted in the output folder"
-    )
-    train.add_argument(
-        "--set",
-        nargs="*",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe",
-    )
+    add_training_commands(command)
 
     evaluate = command(run_evaluate, "AP of a model, or of results in COCO's format")
     evaluate.add_argument("model", nargs="?", metavar="MODEL.keras")
@@ -173,32 +149,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     kernels.add_argument("--force", action="store_true", help="also where it is there already")
     return parser
-
-
-def run_demo(options):
-    """Make a dataset of shapes, train, evaluate and draw, all under one folder."""
-    from kmaskrcnn.config import override
-    from kmaskrcnn.evaluation import format_table
-    from kmaskrcnn.training.demo import DEMO_RECIPE
-    from kmaskrcnn.training.demo import run_demo as demo
-
-    metrics = demo(options.output, override(DEMO_RECIPE, options.set), verbose=progress())
-    show(format_table(metrics))
-    task = "mask" if "mask" in metrics else "box"
-    show(f"{task} AP50 {metrics[task]['AP50']}; pictures, curve and metrics in {options.output}/")
-
-
-def run_train(options):
-    """Train a model; writes model.keras, metrics.json, history.csv, history.png and pictures/."""
-    from kmaskrcnn.config import load_yaml, override
-    from kmaskrcnn.evaluation import format_table
-    from kmaskrcnn.training.trainer import train
-
-    reading = [] if options.format == "auto" else [f"data.format={options.format}"]
-    recipe = override(load_yaml(options.config), [*reading, *options.set])
-    data = options.train, options.validation
-    metrics = train(recipe, *data, options.output, resume=options.resume, verbose=progress())
-    show(format_table(metrics))
 
 
 def run_evaluate(options):
@@ -376,8 +326,3 @@ def refuse_overwriting(pictures, drawn):
     for path in drawn:
         if path.resolve() in sources:
             raise UsageError(f"--output would overwrite the picture {path}: choose another folder")
-
-
-def progress():
-    """How Keras shows progress: a bar in a terminal, a line an epoch in a log."""
-    return 1 if sys.stdout.isatty() else 2

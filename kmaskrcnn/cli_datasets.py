@@ -1,4 +1,4 @@
-"""The commands that look at datasets and write them: `inspect`, `convert-data`, `split`."""
+"""The commands that look at datasets and write them: `inspect`, `advise-anchors`, `convert-data`, `split`."""
 
 from kmaskrcnn.cli_output import show, write_json
 
@@ -10,12 +10,22 @@ def add_dataset_commands(command):
     inspect.add_argument("images", metavar="IMAGES", nargs="?")
     add_format(inspect)
     inspect.add_argument("--json", metavar="FILE", help="write the report there")
+    inspect.add_argument("--recipe", metavar="RECIPE.yaml", help="also hold it against this model")
     inspect.add_argument(
         "--augmented",
         nargs=2,
         metavar=("RECIPE.yaml", "SHEET.png"),
         help="draw pictures as this recipe's augmentation changes them",
     )
+
+    advise = command(run_advise_anchors, "which anchors meet a dataset's objects best")
+    advise.add_argument("json_path", metavar="DATA", help="a json, or what the format has instead")
+    advise.add_argument("images", metavar="IMAGES", nargs="?")
+    add_format(advise)
+    advise.add_argument(
+        "--recipe", metavar="RECIPE.yaml", help="its sizes and anchors; by default COCO's"
+    )
+    advise.add_argument("--json", metavar="FILE", help="write the numbers there")
 
     convert = command(run_convert_data, "write a dataset of any known format as a COCO json")
     convert.add_argument("source", metavar="SOURCE", help="the file or folder of annotations")
@@ -41,10 +51,12 @@ def add_format(own):
 
 
 def run_inspect(options):
-    """What a dataset holds, and every fault in it with its image id and annotation id."""
+    """What a dataset holds, what to mind in training, and every fault with its image id and annotation id."""
     from kmaskrcnn.data.check import inspect_dataset
 
-    report = inspect_dataset(options.json_path, options.images, format=options.format)
+    model = read_model(options.recipe) if options.recipe else None
+    source = options.json_path, options.images
+    report = inspect_dataset(*source, format=options.format, config=model)
     show(report.to_text())
     if options.json:
         write_json(options.json, report.to_dict())
@@ -52,6 +64,28 @@ def run_inspect(options):
         draw_sheet(options)
     if report.faults:
         raise ValueError(f"{len(report.faults)} faults in {options.json_path}")
+
+
+def run_advise_anchors(options):
+    """How well anchors meet a dataset's objects, and lines for a recipe with better ones."""
+    from kmaskrcnn.config import MaskRCNNConfig
+    from kmaskrcnn.data.anchor_advice import advise_anchors
+    from kmaskrcnn.data.formats import load_dataset
+
+    model = read_model(options.recipe) if options.recipe else MaskRCNNConfig()
+    source = options.json_path, options.images
+    records = load_dataset(*source, format=options.format, on_error="skip")
+    advice = advise_anchors(records, model)
+    show(advice.to_text())
+    if options.json:
+        write_json(options.json, advice.to_dict())
+
+
+def read_model(recipe):
+    """The `model` part of a recipe's file."""
+    from kmaskrcnn.config import load_yaml
+
+    return load_yaml(recipe).model
 
 
 def draw_sheet(options):

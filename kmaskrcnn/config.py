@@ -280,6 +280,7 @@ class TrainingConfig:
     evaluate_every: int = 1  # epochs
     tensorboard: bool = False  # losses, AP and pictures for TensorBoard, too
     seed: int = 0
+    deterministic: bool = False  # the same weights, bit by bit, at every run; slower
 
     def __post_init__(self):
         check_types(self)

@@ -19,6 +19,19 @@ def test_inspect_reads_cityscapes(capsys):
     assert main(["inspect", *CITYSCAPES, "--format", "coco"]) == 1
 
 
+def test_advice_before_training(tmp_path, capsys):
+    recipe = Path(__file__).parents[1] / "configs" / "cityscapes_r50_fpn.yaml"
+    out = tmp_path / "anchors.json"
+    command = ["advise-anchors", *CITYSCAPES, "--recipe", str(recipe)]
+    assert main([*command, "--json", str(out)]) == 0
+    advice = json.loads(out.read_text())
+    text = capsys.readouterr().out
+    assert advice["anchors"]["anchor_scales"] == [32, 64, 128, 256, 512]
+    assert f"anchor_scales: {advice['proposed']['anchor_scales']}" in text
+    assert main(["inspect", *CITYSCAPES, "--recipe", str(recipe)]) == 0
+    assert "classes have no object to train on: they cannot be learnt" in capsys.readouterr().out
+
+
 def test_evaluate_takes_lvis_rules_from_the_file(tmp_path, capsys):
     recorded = json.loads((FIXTURES / "lvis.json").read_text())
     truth, results, out = (tmp_path / f"{name}.json" for name in ("truth", "results", "out"))

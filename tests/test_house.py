@@ -11,6 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "kmaskrcnn"
 FLOORS = {
     "cli": 8,
+    "cli_training": 7.8,
     "cli_datasets": 7.5,
     "cli_output": 7,
     "training": 7,

@@ -1,10 +1,12 @@
 """What is in a dataset and what is wrong with it, before a training run is paid for."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from kmaskrcnn.config import MaskRCNNConfig
+from kmaskrcnn.data.advice import training_advice
 from kmaskrcnn.data.formats import load_dataset
 
 SMALL_AREA, MEDIUM_AREA = 32**2, 96**2  # COCO's limits, square pixels
@@ -55,6 +57,7 @@ class DatasetReport:
         object_aspect_ratios: `Spread`, width / height of the boxes.
         objects_by_size: dict, `small` (area under 32 x 32), `medium` (under 96 x 96), `large`.
         faults: tuple of `Fault`.
+        advice: tuple of str, see `training_advice`.
     """
 
     json_path: str
@@ -72,6 +75,7 @@ class DatasetReport:
     object_aspect_ratios: Spread
     objects_by_size: dict
     faults: tuple
+    advice: tuple = ()
 
     def to_dict(self):
         """The report in values that json can hold."""
@@ -94,6 +98,8 @@ class DatasetReport:
             f"  width / height   {self.object_aspect_ratios}",
             f"classes            {len(self.objects_per_class)}",
             *self._class_lines(),
+            f"to mind            {len(self.advice)}",
+            *(f"  {sentence}" for sentence in self.advice),
             f"faults             {len(self.faults)}",
             *(f"  {kind}: {count}" for kind, count in _kinds(self.faults).most_common()),
             *(f"    {fault}" for fault in self.faults),
@@ -110,13 +116,21 @@ def _kinds(faults):
     return Counter(fault.kind for fault in faults)
 
 
-def inspect_dataset(json_path, image_dir=None, *, format="auto", check_images=True):
+def inspect_dataset(
+    json_path,
+    image_dir=None,
+    *,
+    format="auto",
+    check_images=True,
+    config: MaskRCNNConfig | None = None,
+):
     """Counts a dataset's pictures, classes and objects and lists every fault.
 
     Args:
         json_path: path of the json, or of whatever else holds the annotations.
         image_dir, format: as for `load_dataset`.
         check_images: as `load_coco`; `"decode"` also finds damage inside a file.
+        config: the model that shall learn from it, for more advice.
 
     Returns:
         `DatasetReport`.
@@ -149,7 +163,13 @@ def inspect_dataset(json_path, image_dir=None, *, format="auto", check_images=Tr
         object_aspect_ratios=Spread.of(box_sizes[:, 0] / box_sizes[:, 1]),
         objects_by_size=_count_sizes(objects),
         faults=records.faults,
+        advice=tuple(training_advice(records, None, _with_classes(config, records))),
     )
+
+
+def _with_classes(config, records):
+    """A recipe's classes are those of its data."""
+    return config and replace(config, class_names=records.class_names, category_ids=())
 
 
 def _count_classes(class_names, objects):

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from kmaskrcnn.config import MaskRCNNConfig, Recipe, load_yaml, save_yaml, to_dict
+from kmaskrcnn.data.advice import log_advice
 from kmaskrcnn.data.formats import load_dataset
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import CocoDataset
@@ -57,7 +58,6 @@ def train(
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(recipe.training.seed)
     reading = {"format": recipe.data.format, "on_error": recipe.data.on_error}
     train_records = load_dataset(*train_data, **reading)
     validation_records = load_dataset(
@@ -69,6 +69,7 @@ def train(
         _check_same(recipe, output / "recipe.yaml")
         logger.info("going on after %d of %d epochs", state.epoch, recipe.training.epochs)
     save_yaml(recipe, output / "recipe.yaml")
+    log_advice(train_records, validation_records, recipe.model)
 
     guard = NanGuard()
     train_dataset = recipe_dataset(recipe, train_records, training=True, first_epoch=state.epoch)
@@ -145,8 +146,14 @@ def name_classes(config: MaskRCNNConfig, records: CocoDataset) -> MaskRCNNConfig
 
 
 def build_model(recipe: Recipe) -> MaskRCNN:
-    """The model that a recipe describes, with its initial weights, ready to compile."""
+    """The model that a recipe describes, with its initial weights, ready to compile.
+
+    It, and what it draws in training, depends on `training.seed` alone, which is given to Keras, NumPy and Python.
+    """
     config = recipe.training
+    if config.deterministic:
+        make_deterministic()
+    keras.utils.set_random_seed(config.seed)
     model = MaskRCNN(recipe.model, dtype=config.mixed_precision)
     if config.initial_weights:
         load_initial_weights(model, config.initial_weights)
@@ -155,6 +162,18 @@ def build_model(recipe: Recipe) -> MaskRCNN:
         logger.info("backbone weights from %s", config.backbone_weights)
     freeze_backbone(model.backbone, config.trainable_stages, model.stage5)
     return model
+
+
+def make_deterministic():
+    """Let TensorFlow take only operations that give the same bits at every run, in the whole process from now on.
+
+    Where it has none, as for the gradient of `crop_and_resize` on GPUs, training stops with an error that names the
+    operation; `roi_align: gather` and the kernel of `kmaskrcnn build-kernels` need none. XLA on CPUs is deterministic.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # other backends train without it
+
+        tf.config.experimental.enable_op_determinism()
 
 
 def load_initial_weights(model: MaskRCNN, source: str):
