@@ -21,6 +21,7 @@ test: setup
 	$(RUN) -m pytest -m "not slow and not gpu"
 
 test-slow: setup
+	$(RUN) -m pip install --quiet --editable ".[dev,onnx,litert]"
 	$(RUN) -m pytest -m "slow and not gpu"
 
 test-gpu: setup

@@ -28,6 +28,11 @@ EXAMPLES = """examples:
   kmaskrcnn app runs/nuclei/model.keras
 """
 MODEL_HELP = "a .keras or .onnx file, a SavedModel's folder, or a preset"
+EXPORT_OPTIONS = {  # which formats take them
+    "image_size": ("onnx", "litert"),
+    "dtype": ("saved_model",),
+    "quantise": ("litert",),
+}
 SERVE_LIMITS = (  # fields of serving.limits.Limits, which has the defaults
     ("max-body-bytes", int, "of a request"),
     ("max-pixels", int, "of a picture, by its header"),
@@ -122,6 +127,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar=("HEIGHT", "WIDTH"),
         help="of the network image, for ONNX and LiteRT",
     )
+    export.add_argument("--dtype", choices=("float32", "bfloat16"), help="a SavedModel computes in")
+    export.add_argument("--quantise", choices=("float16", "int8"), help="weights of LiteRT")
 
     serve = command(run_serve, "answer requests as TensorFlow Serving's REST protocol has them")
     serve.add_argument("model", metavar="SAVED_MODEL", help="the folder that `export` wrote")
@@ -254,12 +261,16 @@ def run_export(options):
     from kmaskrcnn.export.exporter import export_model
     from kmaskrcnn.serving.loading import load_model
 
-    if options.image_size and options.format == "saved_model":
-        raise UsageError(
-            "--image-size is for onnx and litert: a SavedModel takes pictures of any size"
-        )
-    sizes = {"image_size": tuple(options.image_size)} if options.image_size else {}
-    export_model(load_model(options.model), options.output, options.format, **sizes)
+    given = {
+        name: getattr(options, name)
+        for name in EXPORT_OPTIONS
+        if getattr(options, name) is not None
+    }
+    for name in given:
+        if options.format not in EXPORT_OPTIONS[name]:
+            formats = " and ".join(EXPORT_OPTIONS[name])
+            raise UsageError(f"--{name.replace('_', '-')} is for {formats}, not {options.format}")
+    export_model(load_model(options.model), options.output, options.format, **given)
     show(f"{options.output} written")
 
 

@@ -12,6 +12,12 @@ from kmaskrcnn.export.signatures import Signatures
 
 CLASS_NAMES, CONFIG = "class_names.txt", "config.json"  # in the folder assets/
 MAX_PIXELS = 100_000_000
+# Boxes and the outputs stay float32 in each.
+DTYPES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "mixed_bfloat16": "mixed_bfloat16",  # Keras's name for it
+}
 
 
 def export_saved_model(model, path, dtype="float32", max_pixels=MAX_PIXELS):
@@ -20,17 +26,22 @@ def export_saved_model(model, path, dtype="float32", max_pixels=MAX_PIXELS):
     Args:
         model: a `MaskRCNN`.
         path: a folder; TensorFlow Serving wants `NAME/VERSION`, such as `nuclei/1`.
-        dtype: dtype policy of the network, `"float32"` or `"mixed_bfloat16"`.
+        dtype: what the network computes in, `"float32"` or `"bfloat16"`; weights and outputs are float32.
         max_pixels: `predict_jpeg` refuses larger pictures before memory is taken for them.
 
     Returns:
         The path, a `pathlib.Path`.
+
+    Raises:
+        ValueError: on another dtype.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: got {dtype!r}, accepted are {', '.join(DTYPES)}")
     # A server has no operation of ours.
     changes = {"convolution": "direct"}
     if model.config.roi_align in ("auto", "kernel"):
         changes["roi_align"] = "crop_and_resize"
-    folded = fold_batch_norms(model, dtype, **changes)
+    folded = fold_batch_norms(model, DTYPES[dtype], **changes)
     functions = Signatures(folded, max_pixels, model.config).functions()
     module = tf.Module()
     # The variables alone: Keras's objects would need Keras to load.

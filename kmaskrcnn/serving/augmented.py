@@ -12,9 +12,8 @@ import dataclasses
 import keras
 import numpy as np
 
-from kmaskrcnn.detections import Detections
 from kmaskrcnn.geometry.keypoints import mirror_order
-from kmaskrcnn.serving.detectors import KerasDetector, as_function, prepare
+from kmaskrcnn.serving.detectors import KerasDetector, as_detections, as_function, prepare
 from kmaskrcnn.serving.merging import join_detections, suppress_detections
 
 BOXES = ("boxes", "labels", "scores", "num_detections")
@@ -98,10 +97,8 @@ class AugmentedDetector:
         return self._with_details(merged, views)
 
     def _detections(self, view, outputs):
-        c = self.config
         outputs = {name: np.asarray(values) for name, values in outputs.items()}
-        described = c.class_names, c.paste_rule, c.keypoint_skeleton
-        return Detections.from_outputs(outputs, 0, view.size, view.original_size, *described)
+        return as_detections(outputs, 0, view.size, view.original_size, self.config)
 
     def _with_details(self, found, views):
         """The same detections with masks and keypoints."""

@@ -35,16 +35,8 @@ class KerasDetector:
             )
             outputs = {name: x.numpy() for name, x in outputs.items()}
             for row, place in enumerate(places):
-                found[place] = Detections.from_outputs(
-                    outputs,
-                    row,
-                    prepared[place][1],
-                    pictures[place].shape[:2],
-                    self.config.class_names,
-                    self.config.paste_rule,
-                    self.config.keypoint_skeleton,
-                    self.config.keypoint_rule,
-                )
+                size, original = prepared[place][1], pictures[place].shape[:2]
+                found[place] = as_detections(outputs, row, size, original, self.config)
         return found
 
 
@@ -71,9 +63,7 @@ class SavedModelDetector:
             outputs = self.model.run("serving_default", {"images": images})
             for row, place in enumerate(places):
                 size = images.shape[1:3]  # boxes are in the picture's pixels already
-                c = self.config
-                described = c.class_names, c.paste_rule, c.keypoint_skeleton, c.keypoint_rule
-                found[place] = Detections.from_outputs(outputs, row, size, size, *described)
+                found[place] = as_detections(outputs, row, size, size, self.config)
         return found
 
 
@@ -103,6 +93,28 @@ def prepare(pixels, config, canvas=None):
     padded = np.zeros((1, rows, columns, pixels.shape[2]), np.float32)
     padded[0, :height, :width] = resized
     return {"images": padded, "image_sizes": np.array([size], np.int32)}, size
+
+
+def as_detections(outputs, row, size, original_size, config):
+    """One picture of a network's outputs as `Detections`.
+
+    Args:
+        outputs: as `Detections.from_outputs` takes them.
+        row: the picture's place in the batch.
+        size: `(height, width)` of the picture within the network image.
+        original_size: `(height, width)` before it was resized.
+        config: the model's `MaskRCNNConfig`, which says what the numbers mean.
+    """
+    return Detections.from_outputs(
+        outputs,
+        row,
+        size,
+        original_size,
+        config.class_names,
+        config.paste_rule,
+        config.keypoint_skeleton,
+        config.keypoint_rule,
+    )
 
 
 def group(keys):

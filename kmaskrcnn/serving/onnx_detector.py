@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 from kmaskrcnn.config import MaskRCNNConfig, from_dict
-from kmaskrcnn.detections import Detections
 from kmaskrcnn.export.portable import CONFIG_KEY
-from kmaskrcnn.serving.detectors import prepare
+from kmaskrcnn.serving.detectors import as_detections, prepare
 
 
 class OnnxDetector:
@@ -50,6 +49,4 @@ class OnnxDetector:
     def _detect(self, picture):
         inputs, size = prepare(picture, self.config, self.canvas)
         outputs = dict(zip(self.names, self.session.run(None, inputs)))
-        c = self.config
-        described = c.class_names, c.paste_rule, c.keypoint_skeleton
-        return Detections.from_outputs(outputs, 0, size, picture.shape[:2], *described)
+        return as_detections(outputs, 0, size, picture.shape[:2], self.config)

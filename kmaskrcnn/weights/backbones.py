@@ -103,7 +103,7 @@ def _download(name):
     except Exception as error:  # a plain Exception is what keras.utils.get_file raises
         raise OSError(
             f"The ImageNet weights of {name!r} could not be had: {error}. Put the file of that "
-            "address into ~/.keras/models, or give its path as source."
+            "address into ~/.keras/models, or give its path instead of 'imagenet'."
         ) from error
 
 

@@ -20,8 +20,16 @@ def test_it_writes_a_saved_model(saved, tmp_path, capsys):
     assert "predict_jpeg" in tf.saved_model.load(str(tmp_path / "1")).signatures
 
 
-def test_a_size_for_a_saved_model_is_an_error_of_one_line(saved, tmp_path, capsys):
-    arguments = ["export", saved, str(tmp_path / "1"), "--image-size", "64", "64"]
-    assert main(arguments) == 1
+@pytest.mark.parametrize(
+    "option, format",
+    [
+        (["--image-size", "64", "64"], "saved_model"),
+        (["--dtype", "bfloat16"], "onnx"),
+        (["--quantise", "int8"], "saved_model"),
+    ],
+)
+def test_an_option_of_another_format_is_an_error_of_one_line(option, format, saved, capsys):
+    assert main(["export", saved, "nowhere", "--format", format, *option]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("kmaskrcnn export: error: --image-size") and error.count("\n") == 1
+    assert error.startswith(f"kmaskrcnn export: error: {option[0]} is for") and format in error
+    assert error.count("\n") == 1

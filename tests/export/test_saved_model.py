@@ -164,7 +164,7 @@ def test_a_picture_of_48_megapixels(signatures, model):
 @pytest.mark.slow
 def test_bfloat16_and_no_masks(tmp_path):
     model = tiny_model(with_mask=False)
-    path = export_saved_model(model, tmp_path / "m", dtype="mixed_bfloat16")
+    path = export_saved_model(model, tmp_path / "m", dtype="bfloat16")
     found = tf.saved_model.load(str(path)).signatures["serving_default"](images=PHOTOS[0][None])
     assert found["boxes"].dtype == tf.float32 and "masks" not in found
     wanted = Predictor(model)(PHOTOS[0])

@@ -1,13 +1,19 @@
 """The Predictor: what it takes, that batches change nothing, one trace, flat memory."""
 
 import io
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pictures import encode, oriented, photo
 from PIL import Image
+from tiny import tiny_config
 
+from kmaskrcnn.config import to_dict
+from kmaskrcnn.export.portable import CONFIG_KEY
 from kmaskrcnn.serving import loading
 from kmaskrcnn.serving.detectors import prepare
 from kmaskrcnn.serving.predictor import Predictor
@@ -149,6 +155,35 @@ def test_what_is_no_onnx_file_is_named(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match="bad.onnx: no model for ONNX Runtime"):
         Predictor(tmp_path / "bad.onnx")
+
+
+@pytest.mark.parametrize("rule, shift", [("torchvision", 0.0), ("window", 0.5)])
+def test_an_onnx_file_counts_keypoints_as_its_model_does(rule, shift, monkeypatch, tmp_path):
+    """A session made up: a keypoint at 10, 12 is there in COCO's json, or half a pixel before."""
+    config = tiny_config(
+        with_mask=False, with_keypoints=True, keypoint_names=("tip",), keypoint_rule=rule
+    )
+    outputs = {
+        "boxes": np.float32([[[0, 0, 30, 30]]]),
+        "labels": np.int32([[0]]),
+        "scores": np.float32([[0.9]]),
+        "num_detections": np.int32([1]),
+        "keypoints": np.float32([[[[10, 12, 0.8]]]]),
+    }
+    described = SimpleNamespace(custom_metadata_map={CONFIG_KEY: json.dumps(to_dict(config))})
+    session = SimpleNamespace(
+        get_modelmeta=lambda: described,
+        get_inputs=lambda: [SimpleNamespace(name="images", shape=[1, 64, 64, 3])],
+        get_outputs=lambda: [SimpleNamespace(name=name) for name in outputs],
+        run=lambda names, inputs: list(outputs.values()),
+    )
+    runtime = SimpleNamespace(
+        InferenceSession=lambda *_, **__: session, get_available_providers=list
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    (tmp_path / "m.onnx").touch()
+    (found,) = Predictor(tmp_path / "m.onnx")(photo(64, 64)).to_coco(1)
+    np.testing.assert_allclose(found["keypoints"], [10 - shift, 12 - shift, 0.8], atol=1e-6)
 
 
 def test_one_trace_serves_all_sizes(model):
