@@ -9,7 +9,7 @@ mask_logits   (N, 2 * P, 2 * P, Q)  masks likewise
 import keras
 from keras import ops
 
-from kmaskrcnn.layers.convolution import ConvNorm
+from kmaskrcnn.layers.convolution import ConvNorm, add_bias
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
@@ -176,7 +176,25 @@ class MaskHead(keras.layers.Layer):
         hidden = pooled
         for conv in self.convs:
             hidden = conv(hidden, training=training)
-        return ops.cast(self.logits(self.upsample(hidden)), "float32")
+        height, width = ops.shape(hidden)[1:3]
+        logits = ops.reshape(self._quarters(hidden), (-1, width, 2, 2 * self.num_masks))
+        logits = ops.transpose(logits, (0, 2, 1, 3))  # (N * P, 2, P, 2 * Q)
+        logits = ops.reshape(logits, (-1, 2 * height, 2 * width, self.num_masks))
+        return ops.cast(logits, "float32")
+
+    def _quarters(self, hidden):
+        """The logits of the 2 x 2 cells that each cell becomes, `(N * P * P * 4, Q)`.
+
+        What `logits(upsample(hidden))` computes, as two matrix products: a cell's quarters depend on it alone.
+        """
+        up, last = self.upsample, self.logits
+        kernel = ops.cast(up.kernel, self.compute_dtype)  # (2, 2, F, C)
+        kernel = ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1])))
+        hidden = ops.matmul(ops.reshape(hidden, (-1, kernel.shape[0])), kernel)
+        hidden = ops.relu(add_bias(hidden, ops.tile(ops.cast(up.bias, self.compute_dtype), 4)))
+        hidden = ops.reshape(hidden, (-1, self.channels))
+        kernel = ops.cast(last.kernel, self.compute_dtype)[0, 0]
+        return add_bias(ops.matmul(hidden, kernel), ops.cast(last.bias, self.compute_dtype))
 
     def get_config(self):
         names = ("num_masks", "num_convs", "channels", "norm", "norm_epsilon")

@@ -25,6 +25,25 @@ def test_shapes_of_the_heads():
     assert BoxHead(5, units=16, class_agnostic=True)(pooled())[1].shape == (3, 1, 4)
 
 
+def test_each_cell_of_a_mask_becomes_four():
+    """The transposed convolution and the last layer, cell after cell."""
+    head = MaskHead(3, num_convs=1, channels=4)
+    head.build((None, 4, 5, 8))
+    rng = np.random.default_rng(1)
+    for variable in head.weights:
+        variable.assign(rng.normal(size=variable.shape))
+    x = pooled()[:, :, :3]  # no square
+    hidden = ops.convert_to_numpy(head.convs[0](x))
+    up, last = (
+        [ops.convert_to_numpy(v) for v in layer.weights] for layer in (head.upsample, head.logits)
+    )
+    wanted = np.zeros((3, 8, 6, 3))
+    for n, row, column, i, j in np.ndindex(3, 4, 3, 2, 2):
+        quarter = np.maximum(up[0][i, j] @ hidden[n, row, column] + up[1], 0)
+        wanted[n, 2 * row + i, 2 * column + j] = quarter @ last[0][0, 0] + last[1]
+    np.testing.assert_allclose(head(x), wanted, rtol=1e-4, atol=1e-3)
+
+
 def test_deltas_are_grouped_by_class():
     head = BoxHead(3, units=16)
     _, deltas = head(pooled())
