@@ -61,6 +61,22 @@ def test_train_writes_what_it_promises(trained):
     assert (run / "model.keras").stat().st_size > 10_000
 
 
+def test_a_sweep_of_learning_rates_says_one(trained, capsys):
+    folder = trained[0]
+    data = [str(folder / "shapes" / "train.json"), str(folder / "shapes" / "train")]
+    out = folder / "rates.json"
+    command = ["find-learning-rate", str(folder / "recipe.yaml"), "--data", *data]
+    changes = ["--set", "data.batch_size=1", "base_batch_size=8", "with_mask=false"]
+    sweep = ["--lowest", "1e-4", "--highest", "1e-3", "--steps", "3", "--output", str(out)]
+    assert main([*command, *sweep, *changes]) == 0
+    curve = json.loads(out.read_text())
+    assert curve["rates"] == pytest.approx([1e-4, 10**-3.5, 1e-3], rel=1e-4)
+    assert all(loss > 0 for loss in curve["losses"]) and curve["scale"] == 8
+    assert yaml.safe_load(capsys.readouterr().out.partition("training:")[2])["learning_rate"] > 0
+    assert main([*command, "--output", "rates.txt"]) == 1
+    assert "accepted are .png and .json" in capsys.readouterr().err
+
+
 def test_evaluate_a_model_gives_the_trainers_numbers(trained, capsys):
     folder, validation = trained
     out = folder / "metrics" / "again.json"
