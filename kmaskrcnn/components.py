@@ -1,7 +1,6 @@
 """Which layers a configuration asks for: one function a layer of `MaskRCNN`."""
 
-import keras
-
+from kmaskrcnn.backends import uses_tensorflow
 from kmaskrcnn.config import MaskRCNNConfig, fit_to_channels
 from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone, build_stage5
 from kmaskrcnn.layers.cascade import RelabelLayer
@@ -25,8 +24,7 @@ def make_normalizer(c: MaskRCNNConfig):
     mean, std = (
         fit_to_channels(values, c.in_channels) for values in backbone_normalisation(c.backbone)
     )
-    fixed_shapes = c.portable or keras.backend.backend() != "tensorflow"
-    divisor = None if fixed_shapes else c.size_divisor
+    divisor = c.size_divisor if uses_tensorflow(c.portable) else None
     return ImageNormalizer(
         c.pixel_mean or mean, c.pixel_std or std, divisor, c.padding, name="normalizer"
     )

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from kmaskrcnn import components
+from kmaskrcnn.backends import uses_tensorflow
 from kmaskrcnn.branches.box import BoxBranch
 from kmaskrcnn.branches.cascade import CascadeBoxBranch
 from kmaskrcnn.branches.keypoint import KeypointBranch
@@ -345,7 +346,7 @@ def _join_levels(levels, axis):
 
 def _check_labels(labels, num_classes):
     """Refuse classes that the model does not have; they would be learnt as background."""
-    if keras.backend.backend() == "tensorflow":
+    if uses_tensorflow():
         import tensorflow as tf
 
         message = f"labels: accepted are 0 ... {num_classes - 1}, and -1 pads"
@@ -354,7 +355,7 @@ def _check_labels(labels, num_classes):
 
 def _replicas():
     """Over how many devices TensorFlow shares this batch; Keras adds their losses up."""
-    if keras.backend.backend() != "tensorflow":
+    if not uses_tensorflow():
         return 1
     import tensorflow as tf
 

@@ -37,8 +37,9 @@ FLOORS = {
     "config_dicts": 0.5,
     "losses": 1,
     "detections": 1,
-    "geometry": 0,
+    "geometry": 0.5,
     "allocation": 0,
+    "backends": 0,
     "version": 0,
 }
 

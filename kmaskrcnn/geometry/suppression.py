@@ -6,9 +6,9 @@
 Two implementations agree: TensorFlow's kernel, and one in `keras.ops` that XLA, JAX and ONNX can compile.
 """
 
-import keras
 from keras import ops
 
+from kmaskrcnn.backends import uses_tensorflow
 from kmaskrcnn.geometry.boxes import pairwise_iou
 
 # The matrix version compares so many boxes of a class at most, its best: as many as the RPN proposes of a level.
@@ -33,7 +33,7 @@ def class_nms(
         `boxes (B, D, 4)`, `scores (B, D)`, `labels (B, D)` int32 and `count (B,)` int32; ordered by score, and padded
         with zeros (label -1).
     """
-    if keras.backend.backend() == "tensorflow" and not portable:
+    if uses_tensorflow(portable):
         return _tensorflow_nms(
             boxes, scores, iou_threshold, max_per_class, max_total, score_threshold
         )

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from kmaskrcnn.geometry.boxes import clip_boxes, decode_deltas
-from kmaskrcnn.layers.targets import answers_of_regions, match_regions
+from kmaskrcnn.layers.targets import answers_of_regions, match_regions, spec_of_regions
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
@@ -39,6 +39,9 @@ class RefineRegions(keras.layers.Layer):
         deltas = ops.reshape(box_deltas, (-1, rois.shape[1], 4))
         boxes = clip_boxes(decode_deltas(rois, deltas, self.box_variance), image_sizes)
         return ops.stop_gradient(boxes)
+
+    def compute_output_shape(self, rois_shape, *_):
+        return rois_shape
 
     def get_config(self):
         return {**super().get_config(), "box_variance": self.box_variance}
@@ -79,6 +82,9 @@ class RelabelLayer(keras.layers.Layer):
             "rois": rois,
             **answers_of_regions(rois, roles, matches, boxes, labels, *of_head),
         }
+
+    def compute_output_spec(self, rois, *_, **__):
+        return spec_of_regions(*rois.shape[:2])
 
     def get_config(self):
         names = ("num_classes", "positive_threshold", "box_variance")

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kmaskrcnn.backends import uses_tensorflow
 from kmaskrcnn.geometry.boxes import clip_boxes_by_rule, decode_deltas, lengthen, shorten
 from kmaskrcnn.geometry.soft_suppression import soft_nms
 from kmaskrcnn.geometry.suppression import class_nms
@@ -61,7 +62,7 @@ class DetectionLayer(keras.layers.Layer):
         self.box_rule, self.best_class_only = box_rule, best_class_only
         self.suppression, self.soft_nms_sigma = suppression, soft_nms_sigma
         self.portable = portable
-        if suppression == "hard" and not portable:
+        if suppression == "hard" and uses_tensorflow(portable):
             self.supports_jit = False  # the suppression kernel has no XLA version
 
     def call(self, rois, class_logits, box_deltas, image_sizes):
@@ -76,6 +77,15 @@ class DetectionLayer(keras.layers.Layer):
         boxes, scores, labels, count = self._suppress(boxes, ops.where(exists, scores, 0.0))
         boxes = lengthen(boxes, self.box_rule)
         return {"boxes": boxes, "scores": scores, "labels": labels, "num_detections": count}
+
+    def compute_output_spec(self, rois, *_):
+        places = (rois.shape[0], self.max_detections)
+        return {
+            "boxes": keras.KerasTensor((*places, 4), "float32"),
+            "scores": keras.KerasTensor(places, "float32"),
+            "labels": keras.KerasTensor(places, "int32"),
+            "num_detections": keras.KerasTensor(places[:1], "int32"),
+        }
 
     def _scores(self, class_logits):
         """Probabilities of the objects' classes, `(B * R, K)`."""

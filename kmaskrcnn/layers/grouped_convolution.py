@@ -4,8 +4,9 @@ input   (B, H, W, G * c)    G groups of c channels
 kernel  (k, k, c, G * f)    output channels g * f ... (g + 1) * f - 1 see the channels of group g alone
 """
 
-import keras
 from keras import ops
+
+from kmaskrcnn.backends import uses_tensorflow
 
 # Fewer channels leave the processor's vectors half empty: a few groups are then computed as one, with zeros between.
 LEAST_CHANNELS = 16
@@ -29,7 +30,7 @@ def grouped_convolution(inputs, kernel, groups, **options):
     Reference:
         [ResNeXt](https://arxiv.org/abs/1611.05431), section 3.3, figure 3c
     """
-    if groups == 1 or keras.backend.backend() != "tensorflow":
+    if groups == 1 or not uses_tensorflow():
         return ops.conv(inputs, kernel, data_format="channels_last", **options)
     joined = _groups_at_once(groups, kernel.shape[2])
     pieces = groups // joined

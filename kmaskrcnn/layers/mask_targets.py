@@ -74,6 +74,10 @@ class MaskTargetLayer(keras.layers.Layer):
         pooled = self.align({"P0": framed_masks(masks)}, frames, objects)
         return ops.cast(pooled[..., 0] >= 0.5, "float32")
 
+    def compute_output_spec(self, rois, *_):
+        shape = (rois.shape[0], self.mask_size, self.mask_size)
+        return keras.KerasTensor(shape, "float32")
+
     def get_config(self):
         own = {"mask_size": self.mask_size, "implementation": self.implementation}
         return {**super().get_config(), **own}

@@ -7,8 +7,12 @@ In a TensorFlow graph N is the number of regions that exist, 50 of 256 in a usua
 head costs a fifth. Where shapes must be fixed (XLA, ONNX) N is B * R and the empty places travel along.
 """
 
+import math
+
 import keras
 from keras import ops
+
+from kmaskrcnn.backends import uses_tensorflow
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
@@ -30,13 +34,13 @@ class PackRegions(keras.layers.Layer):
     def __init__(self, portable=False, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.portable = portable
-        if not portable:
+        if uses_tensorflow(portable):
             self.supports_jit = False  # the number of regions is known only when the graph runs
 
     def call(self, padded, valid):
         count = ops.shape(valid)[1]
         places = ops.arange(ops.shape(valid)[0] * count, dtype="int32")
-        if not self.portable and keras.backend.backend() == "tensorflow":
+        if uses_tensorflow(self.portable):
             exists = ops.reshape(valid, (-1,))
             # One empty place travels where no region exists: TensorFlow's convolutions fail on empty batches.
             exists = exists | ((places == 0) & ~ops.any(exists))
@@ -44,6 +48,14 @@ class PackRegions(keras.layers.Layer):
         packed = {"places": places, "image_indices": places // count}
         for name, values in padded.items():
             packed[name] = ops.take(ops.reshape(values, (-1, *values.shape[2:])), places, axis=0)
+        return packed
+
+    def compute_output_spec(self, padded, valid):
+        fixed = not uses_tensorflow(self.portable) and None not in valid.shape
+        count = (math.prod(valid.shape) if fixed else None,)
+        packed = {name: keras.KerasTensor(count, "int32") for name in ("places", "image_indices")}
+        for name, values in padded.items():
+            packed[name] = keras.KerasTensor((*count, *values.shape[2:]), values.dtype)
         return packed
 
     def get_config(self):
@@ -72,3 +84,6 @@ class UnpackRegions(keras.layers.Layer):
         flat = ops.scatter(places[:, None], packed, (batch * count, *shape))
         valid = ops.reshape(valid, (batch, count, *[1] * len(shape)))
         return ops.where(valid, ops.reshape(flat, (batch, count, *shape)), 0)
+
+    def compute_output_spec(self, packed, places, valid):
+        return keras.KerasTensor((*valid.shape, *packed.shape[1:]), packed.dtype)

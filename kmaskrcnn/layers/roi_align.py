@@ -15,9 +15,12 @@ first published version. A sample up to one cell outside the map takes the value
 Adaptive sampling (`sampling_ratio` 0) takes as many samples as a bin has cells, rounded up, for each region and axis.
 """
 
+import math
+
 import keras
 from keras import ops
 
+from kmaskrcnn.backends import uses_tensorflow
 from kmaskrcnn.kernels import roi_align as kernel
 from kmaskrcnn.layers.rpn import stride_of
 
@@ -55,7 +58,8 @@ class RoIAlign(keras.layers.Layer):
         implementation: `"kernel"` (the package's own operation, many times faster, where `kmaskrcnn build-kernels`
             built it), `"crop_and_resize"` (TensorFlow's kernel), `"gather"` (`keras.ops`, for XLA, JAX, ONNX and
             LiteRT) or `"auto"`: the first of them that can run here. The kernel averages and gives the rois no
-            gradient; where it was not built, that is logged once and `"crop_and_resize"` takes its place.
+            gradient; where it was not built, that is logged once and `"crop_and_resize"` takes its place. Other
+            backends than TensorFlow's have `"gather"` alone, whichever is named.
         levels: names of the features to pool from, others are left alone.
 
     Call arguments:
@@ -105,9 +109,7 @@ class RoIAlign(keras.layers.Layer):
             self.supports_jit = False  # neither crop_and_resize nor the kernel has an XLA version
 
     def _runs_on_tensorflow(self):
-        if self.implementation in ("auto", "kernel"):
-            return keras.backend.backend() == "tensorflow"
-        return self.implementation == "crop_and_resize"
+        return uses_tensorflow() and self.implementation != "gather"
 
     def _uses_kernel(self):
         known = self.reduce == "average" and self.compute_dtype in kernel.DTYPES
@@ -127,6 +129,13 @@ class RoIAlign(keras.layers.Layer):
         else:
             pool = self._pool_with_kernel if self._uses_kernel() else self._pool_with_crops
         return ops.cast(pool(features, rois, image_indices), self.compute_dtype)
+
+    def compute_output_spec(self, features, rois, image_indices=None):
+        *leading, _ = rois.shape
+        count = None if None in leading else math.prod(leading)
+        channels = features[self.levels[0]].shape[-1]
+        shape = (count, self.pool_size, self.pool_size, channels)
+        return keras.KerasTensor(shape, self.compute_dtype)
 
     def _extent(self, start, end, stride):
         """Length of each region along an axis, in cells: `(N,)`."""

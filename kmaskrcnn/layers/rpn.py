@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kmaskrcnn.backends import uses_tensorflow
 from kmaskrcnn.geometry.anchors import anchor_grid, base_anchors
 from kmaskrcnn.geometry.boxes import clip_boxes_by_rule, decode_deltas, lengthen, shorten
 from kmaskrcnn.geometry.suppression import class_nms
@@ -195,7 +196,7 @@ class ProposalLayer(keras.layers.Layer):
         self.box_variance = tuple(box_variance)
         self.box_rule, self.joint_levels = box_rule, joint_levels
         self.portable = portable
-        if not portable:
+        if uses_tensorflow(portable):
             self.supports_jit = False  # the suppression kernel has no XLA version
 
     def call(self, anchors, rpn_logits, rpn_deltas, image_sizes, training=False):
@@ -225,6 +226,11 @@ class ProposalLayer(keras.layers.Layer):
             portable=self.portable,
         )
         return ops.stop_gradient(lengthen(proposals, self.box_rule))
+
+    def compute_output_spec(self, anchors, rpn_logits, *_, training=False, **__):
+        batch = next(iter(rpn_logits.values())).shape[0]
+        count = self.post_nms_topk_train if training else self.post_nms_topk
+        return keras.KerasTensor((batch, count, 4), "float32")
 
     def _best_of_level(self, anchors, logits, deltas, image_sizes, topk):
         """The `topk` best boxes of one level: `(B, topk, 4)` and scores `(B, topk)`, 0 where there is none."""

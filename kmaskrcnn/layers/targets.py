@@ -72,6 +72,16 @@ def answers_of_regions(rois, roles, matches, boxes, labels, num_classes, box_var
     }
 
 
+def spec_of_regions(batch, count):
+    """The shapes of `count` regions a picture with what a box head should say of them."""
+    return {
+        "rois": keras.KerasTensor((batch, count, 4), "float32"),
+        "labels": keras.KerasTensor((batch, count), "int32"),
+        "deltas": keras.KerasTensor((batch, count, 4), "float32"),
+        "matches": keras.KerasTensor((batch, count), "int32"),
+    }
+
+
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
 class RPNTargetLayer(keras.layers.Layer):
     """Draws the anchors that the RPN learns from in one step, and says what it should answer.
@@ -139,6 +149,14 @@ class RPNTargetLayer(keras.layers.Layer):
             "indices": indices,
             "labels": drawn,
             "deltas": ops.where((drawn == 1)[..., None], deltas, 0.0),
+        }
+
+    def compute_output_spec(self, anchors, boxes, *_, **__):
+        drawn = (boxes.shape[0], self.anchors_per_image)
+        return {
+            "indices": keras.KerasTensor(drawn, "int32"),
+            "labels": keras.KerasTensor(drawn, "int32"),
+            "deltas": keras.KerasTensor((*drawn, 4), "float32"),
         }
 
     def _in_picture(self, anchors, image_sizes):
@@ -221,6 +239,9 @@ class DetectionTargetLayer(keras.layers.Layer):
             "rois": rois,
             **answers_of_regions(rois, drawn, matches, boxes, labels, *of_head),
         }
+
+    def compute_output_spec(self, proposals, *_, **__):
+        return spec_of_regions(proposals.shape[0], self.rois_per_image)
 
     def get_config(self):
         names = (

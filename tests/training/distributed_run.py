@@ -13,18 +13,9 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tiny import batch, tiny_model  # noqa: E402
+from tiny import EVERYTHING, batch, tiny_model  # noqa: E402
 
 from kmaskrcnn.training.distributed import fit_multi_worker, share_batches  # noqa: E402
-
-# More than there are: all anchors, all regions.
-EVERYTHING = {
-    "rpn_anchors_per_image": 4000,
-    "rpn_positive_fraction": 1.0,
-    "rois_per_image": 64,
-    "roi_positive_fraction": 1.0,
-    "roi_align": "gather",
-}
 
 
 def strategy_of(mode):
