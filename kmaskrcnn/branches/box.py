@@ -19,6 +19,7 @@ class BoxBranch(keras.layers.Layer):
 
     def __init__(self, config, stage5=None, **kwargs):
         super().__init__(**kwargs)
+        self.built = True  # the graphs call its layers, never itself
         self.stage5 = stage5
         self.align = components.make_roi_layer(config, config.box_pool_size, "box_align")
         self.head = components.make_box_head(config)

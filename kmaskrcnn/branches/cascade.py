@@ -25,6 +25,7 @@ class CascadeBoxBranch(keras.layers.Layer):
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
+        self.built = True  # the graphs call its layers, never itself
         self.stages = tuple(config.box_stages)
         first, *later = configs = list(config.box_stages.values())
         self.align = components.make_roi_layer(config, config.box_pool_size, "box_align")

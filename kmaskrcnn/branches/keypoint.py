@@ -20,6 +20,7 @@ class KeypointBranch(keras.layers.Layer):
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
+        self.built = True  # the graphs call its layers, never itself
         self.num_keypoints = config.num_keypoints
         self.align = components.make_roi_layer(config, config.keypoint_pool_size, "keypoint_align")
         self.head = components.make_keypoint_head(config)

@@ -22,6 +22,7 @@ class MaskBranch(keras.layers.Layer):
 
     def __init__(self, config, stage5=None, **kwargs):
         super().__init__(**kwargs)
+        self.built = True  # the graphs call its layers, never itself
         self.stage5 = stage5
         self.classes_compete = config.mask_activation == "softmax"
         self.align = components.make_mask_roi_layer(config)

@@ -61,6 +61,7 @@ class FeaturePyramid(keras.layers.Layer):
         self.upsample = layers.UpSampling2D(
             2, interpolation="nearest", data_format="channels_last", dtype=self.dtype_policy
         )
+        self.upsample.build((None, None, None, self.channels))
 
     def _conv(self, kernel_size, name):
         return ConvNorm(

@@ -45,7 +45,9 @@ def main(folder, way):
     model = made_model()
     model.load_weights(folder / "start.weights.h5")
     results = {f"loss/{name}": values for name, values in learn(model).items()}
-    results |= {"compiled": model.jit_compile, "devices": len(keras.distribution.list_devices())}
+    results["compiled"] = model.jit_compile
+    if way == "data_parallel":
+        results["devices"] = len(keras.distribution.list_devices())
     name = f"{keras.backend.backend()}_{way}"
     if way == "one":
         model.save_weights(folder / f"{name}.weights.h5")
