@@ -6,6 +6,7 @@ Names: k kernel size, H and W the input's height and width, C channels, F filter
 import keras
 from keras import ops
 
+from kmaskrcnn.backends import uses_tensorflow
 from kmaskrcnn.kernels import winograd
 from kmaskrcnn.layers.grouped_convolution import grouped_convolution
 
@@ -212,7 +213,7 @@ class ConvNorm(keras.layers.Layer):
         return self._activate(outputs)
 
     def _uses_winograd(self, kernel):
-        if self.implementation == "direct" or keras.backend.backend() != "tensorflow":
+        if self.implementation == "direct" or not uses_tensorflow():
             return False
         plain = self.strides == self.dilation_rate == self.groups == 1
         known = self.compute_dtype in winograd.DTYPES and winograd.takes(kernel.shape)
