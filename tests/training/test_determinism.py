@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tiny import tiny_backbone, tiny_config
 
 from kmaskrcnn.config import Recipe, TrainingConfig
@@ -13,6 +14,7 @@ from kmaskrcnn.training.resuming import seed_states
 from kmaskrcnn.training.trainer import build_model
 
 
+@pytest.mark.slow  # three trainings, a minute and a half of CPU
 def test_two_deterministic_trainings_end_with_the_same_bits(tmp_path):
     script = Path(__file__).with_name("deterministic.py")
     command = [sys.executable, str(script), str(tmp_path)]
