@@ -29,6 +29,10 @@ def cells_in_frames(points, boxes, mask_shape):
     return (points - corner) / extent * cells + 1.0
 
 
+# A cell that the object's outline halves is object, whichever way the last bit of its coordinates was rounded.
+TIE = 1e-3
+
+
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
 class MaskTargetLayer(keras.layers.Layer):
     """Cuts each region's mask target out of its object's mask.
@@ -48,7 +52,7 @@ class MaskTargetLayer(keras.layers.Layer):
         masks: `(B, G, H, W)` uint8, in the boxes' frames.
 
     Returns:
-        `(N, M, M)` float32, 0 or 1.
+        `(N, M, M)` float32, 1 where the object covers half of a cell or more, else 0.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 3.1
@@ -72,7 +76,7 @@ class MaskTargetLayer(keras.layers.Layer):
         corners = ops.reshape(rois, (-1, 2, 2))
         frames = ops.reshape(cells_in_frames(corners, boxes, ops.shape(masks)[2:]), (-1, 4))
         pooled = self.align({"P0": framed_masks(masks)}, frames, objects)
-        return ops.cast(pooled[..., 0] >= 0.5, "float32")
+        return ops.cast(pooled[..., 0] >= 0.5 - TIE, "float32")
 
     def compute_output_spec(self, rois, *_):
         shape = (rois.shape[0], self.mask_size, self.mask_size)

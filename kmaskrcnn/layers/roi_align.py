@@ -22,6 +22,7 @@ from keras import ops
 
 from kmaskrcnn.backends import uses_tensorflow
 from kmaskrcnn.kernels import roi_align as kernel
+from kmaskrcnn.layers.crops import crop_and_resize
 from kmaskrcnn.layers.rpn import stride_of
 
 CANONICAL_SIZE = 224.0  # a region of this side, an ImageNet picture's, ...
@@ -230,9 +231,7 @@ class RoIAlign(keras.layers.Layer):
         end_y, end_x = height + 1.0, width + 1.0  # the last cell of the padded map
         boxes = tf.stack([y / end_y, x / end_x, last_y / end_y, last_x / end_x], axis=1)
         # The kernel computes in float32 and refuses bfloat16.
-        crops = tf.image.crop_and_resize(
-            tf.cast(padded, tf.float32), boxes, image_indices, (rows, columns)
-        )
+        crops = crop_and_resize(tf.cast(padded, tf.float32), boxes, image_indices, (rows, columns))
         return self._reduce_samples(tf.cast(crops, self.compute_dtype), ratios)
 
     def _crop_adaptively(self, feature, rois, image_indices, stride):

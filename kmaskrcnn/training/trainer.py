@@ -167,8 +167,8 @@ def build_model(recipe: Recipe) -> MaskRCNN:
 def make_deterministic():
     """Let TensorFlow take only operations that give the same bits at every run, in the whole process from now on.
 
-    Where it has none, as for the gradient of `crop_and_resize` on GPUs, training stops with an error that names the
-    operation; `roi_align: gather` and the kernel of `kmaskrcnn build-kernels` need none. XLA on CPUs is deterministic.
+    Where it has none, training stops with an error that names the operation. On CPUs it has all that is needed; on
+    GPUs this was never tried. XLA on CPUs is deterministic.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf  # other backends train without it

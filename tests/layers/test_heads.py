@@ -3,6 +3,7 @@
 import numpy as np
 import oracles
 import pytest
+import tensorflow as tf
 from keras import ops
 from layer_checks import check_layer
 
@@ -156,6 +157,16 @@ def test_a_full_mask_ends_at_its_box():
     zero = np.zeros(1, "int32")
     target = ops.convert_to_numpy(MaskTargetLayer(28)(roi, zero, zero, boxes, masks))[0]
     assert target[:, :14].all() and not target[:, 14:].any()
+
+
+def test_a_cell_that_the_outline_halves_is_object():
+    """Of each 4 x 4 pixels two columns are object: 0.5, which no rounding may turn into no object."""
+    masks = np.tile(np.uint8([1, 1, 0, 0]), (1, 3, 112, 28))
+    boxes = np.float32([[[10.1, 3.3, 50.7, 90.9], [0, 0, 640, 480], [600.3, 20.7, 700.9, 33.3]]])
+    zeros, layer = np.zeros(3, "int32"), MaskTargetLayer(28)
+    inputs = boxes[0], zeros, np.arange(3, dtype="int32"), boxes, masks
+    for call in (layer, tf.function(layer)):
+        assert ops.convert_to_numpy(call(*inputs)).all()
 
 
 def test_class_agnostic_boxes_are_those_of_every_class():
