@@ -1,6 +1,6 @@
 """Run notebooks from the first cell to the last, each in its own kernel, and keep what they show: `make notebooks`.
 
-    python notebooks/run_notebooks.py notebooks/01_quickstart.ipynb
+`python notebooks/run_notebooks.py notebooks/01_quickstart.ipynb`
 """
 
 import argparse

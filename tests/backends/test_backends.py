@@ -113,7 +113,7 @@ def test_weights_learnt_there_detect_the_same_in_tensorflow(other, model, folder
 @pytest.mark.parametrize("backend", sorted(INSTALL))
 def test_layers_and_losses_equal_their_loops(backend):
     tests = [TESTS / name for name in LAYER_TESTS]
-    output = start(backend, "-m", "pytest", "-q", "-k", LEFT_OUT, *tests)
+    output = start(backend, "-m", "pytest", "-k", LEFT_OUT, *tests)
     assert " passed" in output and "failed" not in output
 
 
