@@ -68,5 +68,5 @@ class MaskBranch(keras.layers.Layer):
     def _logits(self, features, regions):
         """Each region's mask for its own class; those of all classes where they compete."""
         pooled = self.align(features, regions["rois"], regions["image_indices"])
-        logits = self.head(pooled if self.stage5 is None else self.stage5(pooled))
-        return logits if self.classes_compete else self.select_class(logits, regions["labels"])
+        pooled = pooled if self.stage5 is None else self.stage5(pooled)
+        return self.head(pooled, None if self.classes_compete else regions["labels"])

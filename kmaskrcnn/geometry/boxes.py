@@ -131,6 +131,7 @@ def decode_deltas(boxes, deltas, variance):
     Returns:
         `(..., 4)` boxes, not clipped to any picture.
     """
+    boxes, deltas = ops.convert_to_tensor(boxes), ops.convert_to_tensor(deltas)
     x, y, width, height = _centre_form(boxes)
     deltas = deltas * ops.convert_to_tensor(variance, deltas.dtype)
     x = x + deltas[..., 0] * width

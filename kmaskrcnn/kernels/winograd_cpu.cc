@@ -42,21 +42,48 @@ void share_out(int64_t count, const Parallel& parallel, const Work& work) {
 
 // -- tiles ------------------------------------------------------------------------------------------------------------
 
+// All maps lie side by side, a row of zeros between two of them: a tile reaches from one into the next, where maps that
+// are no multiple of a tile would each leave tiles half empty. `across` of them lie in a row.
 struct Tiles {
-  explicit Tiles(const Convolution& of)
-      : rows(round_up(of.height, kTile) / kTile), columns(round_up(of.width, kTile) / kTile),
-        count(of.batch * rows * columns) {}
-  int64_t rows, columns, count;
+  explicit Tiles(const Convolution& of) {
+    for (int64_t width = 1; width <= of.batch; ++width) {
+      const int64_t down = (of.batch + width - 1) / width;
+      const int64_t high = tiles_of(down, of.height), wide = tiles_of(width, of.width);
+      if (across && high * wide >= count) continue;
+      across = width, columns = wide, count = high * wide;
+    }
+  }
+  static int64_t tiles_of(int64_t maps, int64_t side) { return (maps * (side + 1) - 1 + kTile - 1) / kTile; }
+  int64_t across = 0, columns = 0, count = 0;
 };
 
-// A square of cells of one image, of which some may lie outside.
+// Cells in a row, along one axis: the map that each lies in, counted along the axis, and its place there. Between two
+// maps, and before the first, is none: -1.
+struct Line {
+  Line(int64_t first, int count, int64_t side) {
+    int64_t m = first / (side + 1), c = first % (side + 1);
+    for (int i = 0; i < count; ++i) {
+      map[i] = c >= 0 && c < side ? m : -1;
+      cell[i] = c;
+      if (++c > side) c = 0, ++m;
+    }
+  }
+  int64_t map[kTile + 2], cell[kTile + 2];
+};
+
+// A square of cells, of which some may lie in no map.
 struct Square {
   Square(const Convolution& of, const Tiles& tiles, int64_t tile, int rim)
-      : image(tile / (tiles.rows * tiles.columns)), y(tile / tiles.columns % tiles.rows * kTile - rim),
-        x(tile % tiles.columns * kTile - rim), height(of.height), width(of.width) {}
-  bool has(int i, int j) const { return y + i >= 0 && y + i < height && x + j >= 0 && x + j < width; }
-  int64_t cell(int i, int j) const { return (image * height + y + i) * width + x + j; }
-  int64_t image, y, x, height, width;
+      : y(tile / tiles.columns * kTile - rim, kTile + 2 * rim, of.height),
+        x(tile % tiles.columns * kTile - rim, kTile + 2 * rim, of.width),
+        across(tiles.across), batch(of.batch), height(of.height), width(of.width) {}
+  bool has(int i, int j) const {
+    return y.map[i] >= 0 && x.map[j] >= 0 && x.map[j] < across && image(i, j) < batch;
+  }
+  int64_t cell(int i, int j) const { return (image(i, j) * height + y.cell[i]) * width + x.cell[j]; }
+  int64_t image(int i, int j) const { return y.map[i] * across + x.map[j]; }
+  Line y, x;
+  int64_t across, batch, height, width;
 };
 
 // Reads a square of `maps` (..., C), zero outside, and writes its 36 values `stride` numbers apart.

@@ -134,9 +134,10 @@ class MaskHead(keras.layers.Layer):
 
     Call arguments:
         pooled: `(N, P, P, C)`.
+        labels: `(N,)` int32, where only the mask of a region's own class is wanted; see `SelectClass`.
 
     Returns:
-        `(N, 2 * P, 2 * P, Q)` logits, float32.
+        `(N, 2 * P, 2 * P, Q)` logits, float32; `(N, 2 * P, 2 * P)` with `labels`.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), sections 3 and 3.1, figure 4 (right)
@@ -172,29 +173,41 @@ class MaskHead(keras.layers.Layer):
             layer.build(shape)
             shape = layer.compute_output_shape(shape)
 
-    def call(self, pooled, training=False):
+    def call(self, pooled, labels=None, training=False):
         hidden = pooled
         for conv in self.convs:
             hidden = conv(hidden, training=training)
         height, width = ops.shape(hidden)[1:3]
-        logits = ops.reshape(self._quarters(hidden), (-1, width, 2, 2 * self.num_masks))
-        logits = ops.transpose(logits, (0, 2, 1, 3))  # (N * P, 2, P, 2 * Q)
-        logits = ops.reshape(logits, (-1, 2 * height, 2 * width, self.num_masks))
-        return ops.cast(logits, "float32")
+        quarters = ops.reshape(self._quarters(hidden), (-1, 4 * height * width, self.channels))
+        logits = self._all_logits(quarters) if labels is None else self._logits_of(labels, quarters)
+        count = logits.shape[-1]
+        logits = ops.reshape(logits, (-1, width, 2, 2 * count))
+        logits = ops.transpose(logits, (0, 2, 1, 3))  # (N * P, 2, P, 2 * count)
+        logits = ops.reshape(logits, (-1, 2 * height, 2 * width, count))
+        return ops.cast(logits if labels is None else logits[..., 0], "float32")
 
     def _quarters(self, hidden):
-        """The logits of the 2 x 2 cells that each cell becomes, `(N * P * P * 4, Q)`.
+        """The 2 x 2 cells that each cell becomes: `(N * P * P, 4 * C)`.
 
-        What `logits(upsample(hidden))` computes, as two matrix products: a cell's quarters depend on it alone.
+        What `upsample(hidden)` computes, as a matrix product: a cell's quarters depend on it alone.
         """
-        up, last = self.upsample, self.logits
-        kernel = ops.cast(up.kernel, self.compute_dtype)  # (2, 2, F, C)
+        kernel = ops.cast(self.upsample.kernel, self.compute_dtype)  # (2, 2, F, C)
         kernel = ops.transpose(ops.reshape(kernel, (-1, kernel.shape[-1])))
-        hidden = ops.matmul(ops.reshape(hidden, (-1, kernel.shape[0])), kernel)
-        hidden = ops.relu(add_bias(hidden, ops.tile(ops.cast(up.bias, self.compute_dtype), 4)))
-        hidden = ops.reshape(hidden, (-1, self.channels))
-        kernel = ops.cast(last.kernel, self.compute_dtype)[0, 0]
-        return add_bias(ops.matmul(hidden, kernel), ops.cast(last.bias, self.compute_dtype))
+        bias = ops.tile(ops.cast(self.upsample.bias, self.compute_dtype), 4)
+        hidden = ops.reshape(hidden, (-1, kernel.shape[0]))
+        return ops.relu(add_bias(ops.matmul(hidden, kernel), bias))
+
+    def _all_logits(self, quarters):
+        """`(N, S, C)` -> `(N, S, Q)`."""
+        kernel, bias = (ops.cast(v, self.compute_dtype) for v in self.logits.weights)
+        return add_bias(ops.matmul(quarters, kernel[0, 0]), bias)
+
+    def _logits_of(self, labels, quarters):
+        """The logits of each region's class alone, `(N, S, 1)`: with 80 classes, an 80th of the numbers."""
+        channel = ops.clip(labels, 0, self.num_masks - 1)
+        kernel, bias = (ops.cast(v, self.compute_dtype) for v in self.logits.weights)
+        kernel = ops.take(ops.transpose(kernel[0, 0]), channel, axis=0)  # (N, C)
+        return ops.matmul(quarters, kernel[..., None]) + ops.take(bias, channel)[:, None, None]
 
     def get_config(self):
         names = ("num_masks", "num_convs", "channels", "norm", "norm_epsilon")
@@ -213,9 +226,10 @@ class MLPMaskHead(keras.layers.Layer):
 
     Call arguments:
         pooled: `(N, P, P, C)`.
+        labels: as for `MaskHead`.
 
     Returns:
-        `(N, s * P, s * P, Q)` logits, float32.
+        `(N, s * P, s * P, Q)` logits, float32; `(N, s * P, s * P)` with `labels`.
 
     Reference:
         [Mask R-CNN](https://arxiv.org/abs/1703.06870), section 4.2, "Mask Branch", and table 2e
@@ -244,12 +258,13 @@ class MLPMaskHead(keras.layers.Layer):
             layer.build(shape)
             shape = layer.compute_output_shape(shape)
 
-    def call(self, pooled):
+    def call(self, pooled, labels=None):
         hidden = self.flatten(pooled)
         for dense in (*self.dense, self.logits):
             hidden = dense(hidden)
         masks = ops.reshape(hidden, (-1, self.mask_size, self.mask_size, self.num_masks))
-        return ops.cast(masks, "float32")
+        masks = ops.cast(masks, "float32")
+        return masks if labels is None else select_class(masks, labels)
 
     def get_config(self):
         names = ("num_masks", "units", "num_dense", "scale")
@@ -272,6 +287,11 @@ class SelectClass(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def call(self, mask_logits, labels):
-        channel = ops.clip(labels, 0, mask_logits.shape[-1] - 1)
-        channel = ops.reshape(channel, (-1, *[1] * (len(mask_logits.shape) - 1)))
-        return ops.take_along_axis(mask_logits, channel, axis=-1)[..., 0]
+        return select_class(mask_logits, labels)
+
+
+def select_class(mask_logits, labels):
+    """As `SelectClass`."""
+    channel = ops.clip(labels, 0, mask_logits.shape[-1] - 1)
+    channel = ops.reshape(channel, (-1, *[1] * (len(mask_logits.shape) - 1)))
+    return ops.take_along_axis(mask_logits, channel, axis=-1)[..., 0]

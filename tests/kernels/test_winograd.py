@@ -49,6 +49,7 @@ SHAPES = [
     ((2, 4, 4, 16), 48),  # one tile, and panels that are not full with AVX-512
     ((1, 5, 3, 48), 16),
     ((3, 7, 10, 32), 32),
+    ((7, 6, 5, 16), 16),  # maps in several rows, the last of them not full
     ((1, 2, 9, 272), 16),  # more channels than are added up at once
     ((2, 41, 37, 16), 16),  # several blocks of tiles
 ]

@@ -43,6 +43,17 @@ def test_each_cell_of_a_mask_becomes_four():
         quarter = np.maximum(up[0][i, j] @ hidden[n, row, column] + up[1], 0)
         wanted[n, 2 * row + i, 2 * column + j] = quarter @ last[0][0, 0] + last[1]
     np.testing.assert_allclose(head(x), wanted, rtol=1e-4, atol=1e-3)
+    # Of the own class alone; without one, any.
+    own = head(x, np.array([2, 0, -1], "int32"))
+    np.testing.assert_allclose(own[0], wanted[0, ..., 2], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(own[1], wanted[1, ..., 0], rtol=1e-4, atol=1e-3)
+    assert own.shape == (3, 8, 6) and np.isfinite(own).all()
+
+
+def test_a_mask_that_serves_all_classes_has_no_label_of_its_own():
+    for head in (MaskHead(1, num_convs=1, channels=4), MLPMaskHead(1, 16)):
+        own = head(pooled(), np.array([2, 0, 5], "int32"))
+        np.testing.assert_allclose(own, head(pooled())[..., 0], rtol=1e-5, atol=1e-7)
 
 
 def test_deltas_are_grouped_by_class():
