@@ -98,7 +98,8 @@ def stages_of(model, images):
     boxes = tf.reshape(found["boxes"], (-1, 4))
     places = tf.repeat(tf.range(len(images)), tf.shape(found["boxes"])[1])
     pooled = stage("roi_align_mask", mask.align, p, boxes, places)
-    stage("mask_head", lambda x: tf.sigmoid(mask.head(x)), pooled)
+    labels = tf.reshape(found["labels"], [-1])
+    stage("mask_head", lambda *x: tf.sigmoid(mask.head(*x)), pooled, labels)
     return stages
 
 
