@@ -17,7 +17,10 @@ import numpy as np
 
 FORMATS = {
     "SavedModel": ("saved_model", {}),
+    "SavedModel, bfloat16": ("saved_model", {"dtype": "bfloat16"}),
     "ONNX": ("onnx", {}),
+    "ONNX, float16": ("onnx", {"quantise": "float16"}),
+    "ONNX, int8": ("onnx", {"quantise": "int8"}),
     "LiteRT": ("litert", {}),
     "LiteRT, float16": ("litert", {"quantise": "float16"}),
     "LiteRT, int8": ("litert", {"quantise": "int8"}),
@@ -42,10 +45,10 @@ def open_exported(model, name, canvas, folder):
     format, options = FORMATS[name]
     path = Path(folder) / name.replace(", ", "_")
     if format == "saved_model":
-        return Predictor(export_model(model, path, format))
+        return Predictor(export_model(model, path, format, **options))
     if format == "onnx":
         path = path.with_suffix(".onnx")
-        return Predictor(export_model(model, path, format, image_size=canvas))
+        return Predictor(export_model(model, path, format, image_size=canvas, **options))
     path = path.with_suffix(".tflite")
     return LiteRT(export_model(model, path, format, image_size=canvas, **options), model.config)
 

@@ -31,7 +31,7 @@ MODEL_HELP = "a .keras or .onnx file, a SavedModel's folder, or a preset"
 EXPORT_OPTIONS = {  # which formats take them
     "image_size": ("onnx", "litert"),
     "dtype": ("saved_model",),
-    "quantise": ("litert",),
+    "quantise": ("onnx", "litert"),
 }
 SERVE_LIMITS = (  # fields of serving.limits.Limits, which has the defaults
     ("max-body-bytes", int, "of a request"),
@@ -128,7 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the network image, for ONNX and LiteRT",
     )
     export.add_argument("--dtype", choices=("float32", "bfloat16"), help="a SavedModel computes in")
-    export.add_argument("--quantise", choices=("float16", "int8"), help="weights of LiteRT")
+    export.add_argument("--quantise", choices=("float16", "int8"), help="weights of ONNX, LiteRT")
 
     serve = command(run_serve, "answer requests as TensorFlow Serving's REST protocol has them")
     serve.add_argument("model", metavar="SAVED_MODEL", help="the folder that `export` wrote")

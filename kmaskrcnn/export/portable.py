@@ -12,13 +12,14 @@ import tensorflow as tf
 
 from kmaskrcnn.config import to_dict
 from kmaskrcnn.export.folding import fold_batch_norms
+from kmaskrcnn.export.onnx_weights import quantise_weights
 from kmaskrcnn.geometry.resizing import padded_length
 
 CONFIG_KEY = "kmaskrcnn.config"  # in an ONNX file's metadata: the configuration as json
 QUANTISATIONS = (None, "float16", "int8")
 
 
-def export_onnx(model, path, image_size=None, batch_size=1):
+def export_onnx(model, path, image_size=None, batch_size=1, quantise=None):
     """Write an ONNX file with the inputs `images` and `image_sizes`.
 
     Args:
@@ -26,19 +27,21 @@ def export_onnx(model, path, image_size=None, batch_size=1):
         path: of the file, `.onnx`.
         image_size: `(height, width)` of the padded network image; None to leave it free.
         batch_size: pictures at once; None to leave it free.
+        quantise: of the weights: `"float16"`, `"int8"` or None for float32; it is computed in float32.
 
     Returns:
         The path, a `pathlib.Path`.
 
     Raises:
         ImportError: tf2onnx is not installed.
-        ValueError: `image_size` is not a multiple of the config's `size_divisor`.
+        ValueError: an unknown quantisation, or `image_size` is not a multiple of the config's `size_divisor`.
     """
+    _check_quantisation(quantise)
     graph, inputs = _portable(model, image_size, batch_size)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         graph.export(str(path), format="onnx", verbose=False, input_signature=[inputs])
-        _describe_onnx(path, model.config)
+        _finish_onnx(path, model.config, quantise)
     except ImportError as error:
         raise ImportError(f"{error}; `pip install kmaskrcnn[onnx]` brings it") from error
     return Path(path)
@@ -60,8 +63,7 @@ def export_litert(model, path, image_size=None, quantise=None):
     Raises:
         ValueError: an unknown quantisation, or `image_size` is not a multiple of the config's `size_divisor`.
     """
-    if quantise not in QUANTISATIONS:
-        raise ValueError(f"quantise: got {quantise!r}, accepted are {QUANTISATIONS}")
+    _check_quantisation(quantise)
     options = {}
     if quantise is not None:
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
@@ -75,13 +77,20 @@ def export_litert(model, path, image_size=None, quantise=None):
     return Path(path)
 
 
-def _describe_onnx(path, config):
-    """Add the configuration, by which `Predictor` knows how to prepare pictures."""
+def _check_quantisation(quantise):
+    if quantise not in QUANTISATIONS:
+        raise ValueError(f"quantise: got {quantise!r}, accepted are {QUANTISATIONS}")
+
+
+def _finish_onnx(path, config, quantise):
+    """Store the weights as wanted, and the configuration, by which `Predictor` knows how to prepare pictures."""
     import onnx
 
-    described = onnx.load(str(path))
-    onnx.helper.set_model_props(described, {CONFIG_KEY: json.dumps(to_dict(config))})
-    onnx.save(described, str(path))
+    document = onnx.load(str(path))
+    if quantise is not None:
+        quantise_weights(document, quantise)
+    onnx.helper.set_model_props(document, {CONFIG_KEY: json.dumps(to_dict(config))})
+    onnx.save(document, str(path))
 
 
 def _portable(model, image_size, batch_size):

@@ -79,6 +79,7 @@ def test_litert_int8_weights_are_a_quarter_in_size(model, inputs, tmp_path):
         ("pickle", {}, "format: got 'pickle'"),
         ("onnx", {"image_size": (65, 128)}, "image_size: got \\(65, 128\\)"),
         ("litert", {"quantise": "int4"}, "quantise: got 'int4'"),
+        ("onnx", {"quantise": "int4"}, "quantise: got 'int4'"),
         ("saved_model", {"dtype": "float64"}, "dtype: got 'float64'"),
     ],
 )
