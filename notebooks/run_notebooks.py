@@ -11,7 +11,9 @@ import nbformat
 from nbclient import NotebookClient
 
 # Lines of TensorFlow's C++ that no setting turns off: they tell of the machine, not of the notebook.
-LOG_LINE = re.compile(r"WARNING: All log messages before absl|[IWEF]\d{4} [\d:.]+ ")
+LOG_LINE = re.compile(
+    r"WARNING: All log messages before absl|INFO:tensorflow:|[IWEF]\d{4} [\d:.]+ "
+)
 TIMEOUT = 3600  # seconds a cell
 
 

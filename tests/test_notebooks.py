@@ -14,8 +14,8 @@ run_notebooks = pytest.importorskip("run_notebooks")
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in ROOT.glob("notebooks/*.ipynb"))
 # Most of a run is TensorFlow's tracing.
-SLOW = ("02_your_own_dataset", "05_keypoints")
-NEEDS = {}
+SLOW = ("02_your_own_dataset", "04_serving", "05_keypoints")
+NEEDS = {"04_serving": "02_your_own_dataset"}  # it serves the model that the other one saved
 MOST_BYTES = 600_000
 # /home, C:\Users and their like; not /v1/models or ../../shared
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(home|root|tmp|work|Users|usr|opt|var|mnt)/|[A-Z]:\\\\")
