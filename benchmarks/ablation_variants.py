@@ -94,19 +94,26 @@ def _from_scratch(backbone, **model):
 C4 = {"pyramid": "c4", "box_pool_size": 8, "box_head_dense": 0, "mask_head_convs": 0}
 
 
+# Pictures twice as large: at stride 32 an object is as many cells wide as at stride 16 in the others.
+P5 = {
+    "roi_levels": ("P5",),
+    "min_size": 256,
+    "max_size": 384,
+    "anchor_scales": (32.0, 64.0, 128.0, 192.0, 256.0),
+}
 NO_MASK, KEYPOINTS = {"with_mask": False}, {"with_keypoints": True}
 LONG = {"epochs": 12}
 VARIANTS = {
     "pool_16": Variant("fine", {"roi_pooling": "pool", "roi_levels": ("P4",)}),
     "align_16": Variant("fine", {"roi_levels": ("P4",)}),
-    "pool_32": Variant("fine", {"roi_pooling": "pool", "roi_levels": ("P5",)}),
-    "align_32": Variant("fine", {"roi_levels": ("P5",)}),
+    "pool_32": Variant("fine", {"roi_pooling": "pool"} | P5),
+    "align_32": Variant("fine", P5),
     "default": Variant("fine"),
     "softmax": Variant("fine", {"mask_activation": "softmax"}),
     "default_long": Variant("fine", training=LONG),
     "softmax_long": Variant("fine", {"mask_activation": "softmax"}, LONG),
     "warp_16": Variant("fine", {"roi_pooling": "warp", "roi_levels": ("P4",)}),
-    "warp_32": Variant("fine", {"roi_pooling": "warp", "roi_levels": ("P5",)}),
+    "warp_32": Variant("fine", {"roi_pooling": "warp"} | P5),
     "mlp": Variant("fine", {"mask_head": "mlp"}),
     "no_mask": Variant("fine", NO_MASK),
     "persons_boxes": Variant("persons", NO_MASK),
