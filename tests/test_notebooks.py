@@ -13,8 +13,6 @@ run_notebooks = pytest.importorskip("run_notebooks")
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in ROOT.glob("notebooks/*.ipynb"))
-# Most of a run is TensorFlow's tracing.
-SLOW = ("02_your_own_dataset", "04_serving", "05_keypoints")
 NEEDS = {"04_serving": "02_your_own_dataset"}  # it serves the model that the other one saved
 MOST_BYTES = 600_000
 # /home, C:\Users and their like; not /v1/models or ../../shared
@@ -85,11 +83,7 @@ def copy_notebooks(folder):
     return copies
 
 
-def marked(names):
-    return [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in names]
-
-
-@pytest.mark.parametrize("name", marked(NAMES))
+@pytest.mark.parametrize("name", NAMES)
 def test_runs_from_the_first_cell_to_the_last(executed, name):
     """A cell that fails raises, and says where."""
     notebook = executed(name)
@@ -99,7 +93,7 @@ def test_runs_from_the_first_cell_to_the_last(executed, name):
     assert count_pictures(notebook) == count_pictures(kept(name))
 
 
-@pytest.mark.parametrize("name", marked(name for name in NAMES if name not in NEEDS))
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NEEDS])
 def test_what_is_trained_learns(executed, name):
     """Even in the few steps of a quick run."""
     first, *_, last = losses(executed(name))
