@@ -9,6 +9,7 @@ that both see the same network and pictures. Batch norms are folded as they are 
 """
 
 import argparse
+import statistics
 import time
 
 START = time.perf_counter()
@@ -103,9 +104,31 @@ def stages_of(model, images):
     return stages
 
 
+def time_stages(stages, args):
+    """Each stage's seconds, and its arithmetic as a share of what matrix products alone reach in that time.
+
+    The arithmetic is counted by definition, so that a stage whose algorithm needs less of it may pass 1.
+    """
+    from measuring import giga_operations, matrix_product_rate, seconds
+
+    limit = matrix_product_rate()
+    times, work = {}, {}
+    for name, function, inputs in stages:
+        _, runs = seconds(lambda: function(*inputs), args.warmup, args.runs)
+        times[name] = statistics.median(runs)
+        work[name] = giga_operations(function.get_concrete_function(*inputs))
+    limit = statistics.median([limit, matrix_product_rate()])  # before and after: it drifts
+    times["total"], work["total"] = sum(times.values()), sum(work.values())
+    return {
+        "matrix_products_gflop_per_s": round(limit, 1),
+        "stages_s": {name: round(value, 4) for name, value in times.items()},
+        "stages_gflop": {name: round(value, 1) for name, value in work.items()},
+        "share_of_limit": {name: round(work[name] / times[name] / limit, 3) for name in times},
+    }
+
+
 def main():
     args = parse()
-    import numpy as np
     from measuring import emit, parse_case, peak_memory_mb, pictures, seconds, stopwatch, summary
 
     from kmaskrcnn.allocation import keep_freed_memory
@@ -117,11 +140,7 @@ def main():
     with stopwatch(record, "build_s"):
         model = make_model(args)
     if args.stages:
-        times = {}
-        for name, function, inputs in stages_of(model, images):
-            _, runs = seconds(lambda: function(*inputs), args.warmup, args.runs)
-            times[name] = round(float(np.median(runs)), 4)
-        record["stages_s"] = {**times, "total": round(sum(times.values()), 4)}
+        record.update(time_stages(stages_of(model, images), args))
     else:
         predict = make_prediction(model, args, images)
         first, times = seconds(predict, args.warmup, args.runs)

@@ -81,6 +81,36 @@ def seconds(call, warmup, runs):
     return times[0], times[1 + warmup :]
 
 
+def matrix_product_rate(side=2048, runs=9):
+    """GFLOP per second of TensorFlow's product of two float32 matrices, the median of a few runs."""
+    import tensorflow as tf
+
+    matrix = tf.random.normal((side, side))
+    _, times = seconds(lambda: tf.matmul(matrix, matrix).numpy(), 2, runs)
+    return 2 * side**3 / statistics.median(times) / 1e9
+
+
+def giga_operations(function):
+    """GFLOP of the convolutions and matrix products in a traced function, by their definition: 2 for each product.
+
+    A convolution by Winograd's algorithm counts as what it replaces.
+    """
+    return sum(map(_operations, function.graph.get_operations())) / 1e9
+
+
+def _operations(op):
+    if op.type in ("Conv2D", "KmaskrcnnWinograd"):
+        products = (
+            op.inputs[1].shape[:3].num_elements()
+        )  # that each number of the output is the sum of
+    elif op.type in ("MatMul", "BatchMatMulV2"):
+        transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
+        products = op.inputs[0].shape[-2 if transposed else -1]
+    else:
+        return 0
+    return 2 * op.outputs[0].shape.num_elements() * products
+
+
 @contextlib.contextmanager
 def stopwatch(record, name):
     """Writes the seconds of a block into `record[name]`."""

@@ -42,3 +42,17 @@ def test_a_script_says_what_it_takes(name, monkeypatch, capsys):
 def test_what_scripts_share_can_be_imported(name):
     module = importlib.import_module(name)
     assert module.__doc__
+
+
+def test_arithmetic_is_counted_by_its_definition():
+    """2 for each product: 16 channels of 8 x 8 from 3 x 3 x 4, and a 5 x 7 from 6 rows each."""
+    tf, measuring = importlib.import_module("tensorflow"), importlib.import_module("measuring")
+
+    @tf.function
+    def work(maps, kernel, a, b):
+        return tf.nn.conv2d(maps, kernel, 1, "SAME"), tf.matmul(a, b, transpose_a=True)
+
+    shapes = ((1, 8, 8, 4), (3, 3, 4, 16), (6, 5), (6, 7))
+    traced = work.get_concrete_function(*map(tf.zeros, shapes))
+    expected = 2 * 8 * 8 * 16 * 3 * 3 * 4 + 2 * 5 * 7 * 6
+    assert measuring.giga_operations(traced) == pytest.approx(expected / 1e9, rel=1e-6)

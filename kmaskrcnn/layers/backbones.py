@@ -1,8 +1,8 @@
 """Backbones by name: ResNets of this package and networks of `keras.applications`, one contract.
 
 Every backbone is a `keras.Model` from `(B, H, W, in_channels)` normalised floats to the dict
-`{"C2", "C3", "C4", "C5"}` at strides 4, 8, 16, 32, with free H and W. For detectors on one level, a
-ResNet may also end with C4, or keep C5 at stride 16.
+`{"C2", "C3", "C4", "C5"}` at strides 4, 8, 16, 32, with free H and W. For detectors on one level it may
+also end with C4, and a ResNet keep C5 at stride 16.
 """
 
 import dataclasses
@@ -107,8 +107,8 @@ def build_backbone(
         norm_epsilon: ResNets only; the others bring their own.
         stride_in_1x1, stem_pool: ResNets only, see `resnet`.
         in_channels: of the picture.
-        c5_dilation, last_stage: ResNets only, see `resnet`: 2 keeps C5 at stride 16; `"C4"` leaves C5
-            to `build_stage5`.
+        c5_dilation: ResNets only, see `resnet`: 2 keeps C5 at stride 16.
+        last_stage: `"C4"` leaves C5 to `build_stage5`.
         alpha: MobileNetV2's width; the model is then named e.g. `mobilenet_v2_0.5`.
 
     Returns:
@@ -136,11 +136,10 @@ def build_backbone(
             last_stage=last_stage,
             name=name,
         )
-    if (stride_in_1x1, stem_pool, c5_dilation, last_stage) != (False, "symmetric", 1, "C5"):
+    if (stride_in_1x1, stem_pool, c5_dilation) != (False, "symmetric", 1):
         raise ValueError(
-            f"stride_in_1x1={stride_in_1x1}, stem_pool={stem_pool!r}, c5_dilation={c5_dilation} and "
-            f"last_stage={last_stage!r} are for {', '.join(RESNETS)}; accepted by {name!r} are False, "
-            "'symmetric', 1 and 'C5'."
+            f"stride_in_1x1={stride_in_1x1}, stem_pool={stem_pool!r} and c5_dilation={c5_dilation} are "
+            f"for {', '.join(RESNETS)}; accepted by {name!r} are False, 'symmetric' and 1."
         )
     row = APPLICATIONS[name]
     arguments = dict(row.arguments)
@@ -148,37 +147,46 @@ def build_backbone(
         arguments["alpha"], name = alpha, f"{name}_{alpha:g}"
     function = getattr(keras.applications, row.function)
     return application_backbone(
-        function, row.endpoints, norm=norm, in_channels=in_channels, name=name, **arguments
+        function,
+        row.endpoints,
+        norm=norm,
+        in_channels=in_channels,
+        last_stage=last_stage,
+        name=name,
+        **arguments,
     )
 
 
 def build_stage5(name, *, norm=FROZEN, norm_epsilon=1e-5, stride_in_1x1=False):
-    """Builds the fifth stage of a ResNet by name, as the head of regions pooled from its C4.
+    """Builds the fifth stage of a trunk by name, as the head of regions pooled from its C4.
 
     Args:
         name, norm, norm_epsilon, stride_in_1x1: of the trunk, see `build_backbone`.
 
     Returns:
-        A functional `keras.Model`, see `resnet_stage5`.
+        A functional `keras.Model` from `(N, P, P, C)` to `(N, ceil(P / 2), ceil(P / 2), F)`, P even, whose layers
+        have the names of a whole trunk's, so that the same weights fit.
 
     Raises:
-        ValueError: for another backbone than a ResNet.
+        ValueError: for an unknown name.
 
     Example:
         >>> build_stage5("resnet50")(pooled).shape  # pooled (1000, 14, 14, 1024)
         (1000, 7, 7, 2048)
     """
-    if name not in RESNETS:
-        raise ValueError(
-            f"backbone {name!r} has no fifth stage; accepted are {', '.join(RESNETS)}."
+    _check_name(name)
+    if name in RESNETS:
+        return resnet_stage5(
+            **RESNETS[name], stride_in_1x1=stride_in_1x1, norm=norm, norm_epsilon=norm_epsilon
         )
-    return resnet_stage5(
-        **RESNETS[name], stride_in_1x1=stride_in_1x1, norm=norm, norm_epsilon=norm_epsilon
-    )
+    row = APPLICATIONS[name]
+    network = _network(getattr(keras.applications, row.function), norm, 3, row.arguments)
+    c4, c5 = (_endpoint(network, row.endpoints[stage]) for stage in ("C4", "C5"))
+    return _with_norm(keras.Model(c4, c5, name="res5"), norm)
 
 
 def application_backbone(
-    function, endpoints, *, norm=FROZEN, in_channels=3, name=None, **arguments
+    function, endpoints, *, norm=FROZEN, in_channels=3, last_stage="C5", name=None, **arguments
 ):
     """Makes a backbone of any function of `keras.applications`, with random weights.
 
@@ -187,6 +195,7 @@ def application_backbone(
         endpoints: stage -> place, for `"C2"` to `"C5"`; see `Application`.
         norm: `"frozen_batch_norm"` or `"batch_norm"`.
         in_channels: of the picture.
+        last_stage: where the trunk ends: at `"C5"`, or at a stage before.
         name: of the model.
         **arguments: of the function.
 
@@ -202,20 +211,24 @@ def application_backbone(
         ...     {f"C{i}": f"conv{i}_block{n}_out" for i, n in enumerate((3, 4, 6, 3), start=2)},
         ... )
     """
+    if tuple(sorted(endpoints)) != STAGES:
+        raise ValueError(f"endpoints has {sorted(endpoints)}; accepted are exactly {STAGES}.")
+    if last_stage not in STAGES:
+        raise ValueError(f"last_stage={last_stage!r}; accepted are {', '.join(STAGES)}.")
+    network = _network(function, norm, in_channels, arguments)
+    stages = STAGES[: STAGES.index(last_stage) + 1]
+    features = {stage: _endpoint(network, endpoints[stage]) for stage in stages}
+    return _with_norm(keras.Model(network.inputs[0], features, name=name or network.name), norm)
+
+
+def _network(function, norm, in_channels, arguments):
     if norm not in (FROZEN, BATCH):
         raise ValueError(
             f"norm={norm!r}: an application's batch norms are {FROZEN!r} or {BATCH!r}."
         )
-    if tuple(sorted(endpoints)) != STAGES:
-        raise ValueError(f"endpoints has {sorted(endpoints)}; accepted are exactly {STAGES}.")
-    network = function(
+    return function(
         include_top=False, weights=None, input_shape=(None, None, in_channels), **arguments
     )
-    features = {stage: _endpoint(network, endpoints[stage]) for stage in STAGES}
-    backbone = keras.Model(network.inputs[0], features, name=name or network.name)
-    if norm == FROZEN:
-        backbone = keras.models.clone_model(backbone, clone_function=_with_frozen_norm)
-    return backbone
 
 
 def _endpoint(network, place):
@@ -224,6 +237,12 @@ def _endpoint(network, place):
     layer, _, side = place.partition(":")
     layer = network.get_layer(layer)
     return layer.input if side == "input" else layer.output
+
+
+def _with_norm(model, norm):
+    if norm != FROZEN:
+        return model
+    return keras.models.clone_model(model, clone_function=_with_frozen_norm)
 
 
 def _with_frozen_norm(layer):

@@ -291,7 +291,15 @@ class SelectClass(keras.layers.Layer):
 
 
 def select_class(mask_logits, labels):
-    """As `SelectClass`."""
+    """Takes one channel of the last axis for each region, as `SelectClass` does.
+
+    Args:
+        mask_logits: `(N, ..., Q)`.
+        labels: `(N,)` int32; those beyond 0 to Q - 1 take the nearest channel.
+
+    Returns:
+        `(N, ...)`.
+    """
     channel = ops.clip(labels, 0, mask_logits.shape[-1] - 1)
     channel = ops.reshape(channel, (-1, *[1] * (len(mask_logits.shape) - 1)))
     return ops.take_along_axis(mask_logits, channel, axis=-1)[..., 0]

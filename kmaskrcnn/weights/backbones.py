@@ -46,7 +46,7 @@ def load_backbone_weights(backbone, source, stage5=None):
               `architectures.py`;
             - an `.h5` file without top as published for `keras.applications`;
             - an `.npz` file of folded MobileNetV2 weights, see `load_folded_mobilenet_v2`.
-        stage5: a C4 model's `stage5`, the last stage of the same ResNet; filled from others' files too.
+        stage5: a C4 model's `stage5`, the last stage of the same trunk; filled from others' files too.
             Left out, a trunk that ends with C4 warns: the regions' head would stay random.
 
     Raises:
@@ -63,7 +63,7 @@ def load_backbone_weights(backbone, source, stage5=None):
     if source == "imagenet" and is_resnet:
         source = fetch(f"{backbone.name}_imagenet")
     elif source == "imagenet":
-        _copy_weights(_download(backbone.name), backbone)
+        _copy_weights(_download(backbone.name), backbone, stage5)
         return
     path = pathlib.Path(source)
     if not path.is_file():
@@ -76,9 +76,9 @@ def load_backbone_weights(backbone, source, stage5=None):
         report = load_backbone_arrays(backbone, arrays, origin, stage5)
         logger.info("%s: %s", path.name, report)
     elif path.suffix == ".h5":
-        _copy_weights(_network(backbone.name)(weights=str(path)), backbone)
+        _copy_weights(_network(backbone.name)(weights=str(path)), backbone, stage5)
     elif path.suffix == ".npz" and backbone.name.startswith("mobilenet_v2"):
-        load_folded_mobilenet_v2(backbone, path)
+        load_folded_mobilenet_v2(backbone, path, stage5)
     else:
         raise ValueError(
             f"source={str(source)!r} is not for backbone {backbone.name!r}; accepted are "
@@ -107,9 +107,10 @@ def _download(name):
         ) from error
 
 
-def _copy_weights(network, backbone):
-    """Copies weights layer by layer; both were built by the same function, so in the same order."""
-    for given, layer in zip(network.layers, backbone.layers):
+def _copy_weights(network, backbone, stage5):
+    """Copies weights layer by layer; all were built by the same function, so in the same order."""
+    last = stage5.layers[1:] if stage5 else []  # the first is its input
+    for given, layer in zip(network.layers, backbone.layers + last):
         # Automatic names such as layer_normalization_3 differ, shapes must not.
         shapes = [[tuple(weight.shape) for weight in one.weights] for one in (given, layer)]
         if shapes[0] != shapes[1]:

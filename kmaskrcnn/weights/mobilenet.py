@@ -7,7 +7,7 @@ names of `keras.applications.MobileNetV2` without its top; the network takes RGB
 import numpy as np
 
 
-def load_folded_mobilenet_v2(backbone, path):
+def load_folded_mobilenet_v2(backbone, path, stage5=None):
     """Fills a MobileNetV2 backbone from a folded `.npz` file.
 
     A batch norm cannot be left out of the built network, so each is made to add the bias alone: gamma
@@ -18,6 +18,7 @@ def load_folded_mobilenet_v2(backbone, path):
         backbone: of `build_backbone("mobilenet_v2")`; changed in place once the whole file has been
             checked.
         path: of the `.npz` file.
+        stage5: the last stage, where it stands apart, see `build_stage5`.
 
     Raises:
         ValueError: naming the file and every name that is missing, left over or of another shape.
@@ -26,9 +27,9 @@ def load_folded_mobilenet_v2(backbone, path):
     """
     with np.load(path, allow_pickle=False) as file:
         values = {name: file[name] for name in file.files}
-    convolutions = [layer for layer in backbone.layers if hasattr(layer, "kernel")]
-    names = {layer.name for layer in convolutions}
-    expected = {f"{name}/{part}" for name in names for part in ("kernel", "bias")}
+    layers = {layer.name: layer for layer in backbone.layers + (stage5.layers if stage5 else [])}
+    convolutions = [layer for layer in layers.values() if hasattr(layer, "kernel")]
+    expected = {f"{layer.name}/{part}" for layer in convolutions for part in ("kernel", "bias")}
     faults = [f"{name} is missing" for name in sorted(expected - set(values))]
     faults += [f"{name} has no place" for name in sorted(set(values) - expected)]
     if not faults:
@@ -37,7 +38,7 @@ def load_folded_mobilenet_v2(backbone, path):
         raise ValueError(f"{path} does not fit backbone {backbone.name!r}: {'; '.join(faults)}.")
     for layer in convolutions:
         layer.kernel.assign(values[f"{layer.name}/kernel"])
-        _set_bias(backbone.get_layer(_norm_name(layer.name)), values[f"{layer.name}/bias"])
+        _set_bias(layers[_norm_name(layer.name)], values[f"{layer.name}/bias"])
 
 
 def _wrong_shapes(layer, values):

@@ -103,7 +103,7 @@ def test_files_detect_the_same(exported, model, records, name, boxes, scores, ma
 
 
 @pytest.mark.parametrize("name", ["SavedModel, bfloat16", "ONNX, int8", "LiteRT, int8"])
-def test_eight_bits_find_the_same_objects(exported, model, records, name, tmp_path):
+def test_eight_bits_lose_one_object_at_most(exported, model, records, name, tmp_path):
     """Each in its place. So small a model may lose one of its 26 where nuclei touch; a trained one lost none of 118."""
     found = compare(exported, model, records, name, tmp_path)
     assert found["found"] >= found["objects"] - 1 >= 10

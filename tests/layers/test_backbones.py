@@ -165,11 +165,31 @@ def test_a_trunk_that_ends_with_c4_has_no_last_stage_to_freeze():
     assert {w.path[:2] for w in backbone.trainable_weights} == {"C4"}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
-def test_trunks_for_one_level(name):
-    stage5 = build_stage5(name, stride_in_1x1=True)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_stage_alone(name):
+    stage5 = build_stage5(name)
     channels = CHANNELS[name]
     assert stage5.compute_output_shape((3, 14, 14, channels[2])) == (3, 7, 7, channels[3])
+    assert all(isinstance(norm, FrozenBatchNormalization) for norm in norms(stage5))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_a_trunk_and_its_last_stage_are_the_whole(name):
+    whole, trunk, stage5 = (
+        build_backbone(name),
+        build_backbone(name, last_stage="C4"),
+        build_stage5(name),
+    )
+    values = {weight.path: weight for weight in whole.weights}
+    assert set(values) == {weight.path for weight in trunk.weights + stage5.weights}
+    for weight in trunk.weights + stage5.weights:
+        weight.assign(values[weight.path])
+    pictures = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype("float32")
+    np.testing.assert_allclose(stage5(trunk(pictures)["C4"]), whole(pictures)["C5"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
+def test_trunks_for_one_level(name):
     dilated = build_backbone(name, c5_dilation=2)
     outputs = dilated.compute_output_spec(keras.KerasTensor((1, 64, 96, 3)))
     assert outputs["C4"].shape[1:3] == outputs["C5"].shape[1:3] == (4, 6)
@@ -223,11 +243,8 @@ def first_layers(function, until):
         (lambda: backbone_normalisation("vgg16"), "backbone 'vgg16' is not known"),
         (lambda: build_backbone("resnet18", alpha=0.5), "alpha=0.5 is for mobilenet_v2"),
         (lambda: build_backbone("convnext_tiny", stride_in_1x1=True), "stride_in_1x1=True"),
-        (
-            lambda: build_backbone("mobilenet_v2", last_stage="C4"),
-            "last_stage='C4' are for resnet18",
-        ),
-        (lambda: build_stage5("mobilenet_v2"), "'mobilenet_v2' has no fifth stage"),
+        (lambda: build_backbone("mobilenet_v2", last_stage="C6"), "last_stage='C6'; accepted are"),
+        (lambda: build_stage5("vgg16"), "backbone 'vgg16' is not known"),
         (lambda: build_backbone("mobilenet_v2", norm="group_norm"), "norm='group_norm'"),
         (lambda: application_backbone(None, {"C2": "a"}), r"endpoints has \['C2'\]"),
     ],

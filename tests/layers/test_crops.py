@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kmaskrcnn.layers.crops import crop_and_resize
+from kmaskrcnn.layers.roi_align import RoIAlign
 
 SHAPE = (2, 5, 7, 3)
 BOXES = np.array(
@@ -66,9 +67,23 @@ def test_nothing_is_lost_where_boxes_overlap():
     of_crops = tf.ones((400, 14, 14, 8))
     found = [gradient(images, boxes, indices, (14, 14), of_crops).numpy() for _ in range(3)]
     # A crop's samples give away all that they get.
-    np.testing.assert_allclose(found[0].sum(dtype=float), 400 * 14 * 14 * 8, rtol=1e-3)
+    np.testing.assert_allclose(found[0].sum(dtype=float), 400 * 14 * 14 * 8, rtol=1e-4)
     for again in found[1:]:
         np.testing.assert_array_equal(again, found[0])
+
+
+def test_tensorflows_own_gradient_is_not_in_a_graph_of_roi_align():
+    """What it loses depends on the threads' luck, so the sums alone do not always tell."""
+    layer = RoIAlign(7, implementation="crop_and_resize", levels=("P2",))
+
+    @tf.function
+    def of_features(features):
+        boxes, indices = tf.constant([[2.0, 2.0, 30.0, 20.0]]), tf.constant([0])
+        return tf.gradients(layer({"P2": features}, boxes, indices), features)
+
+    operations = of_features.get_concrete_function(tf.zeros((1, 20, 20, 8))).graph.get_operations()
+    kinds = {operation.type for operation in operations}
+    assert "CropAndResize" in kinds and "CropAndResizeGradImage" not in kinds
 
 
 def test_no_box_gives_a_gradient_of_zero():

@@ -111,6 +111,23 @@ def test_the_implementations_agree_with_gradients(kernels):
 
 
 @each
+def test_no_gradient_is_lost_where_regions_overlap(implementation):
+    """A mean over samples within the map gives away all that it gets, from however many threads."""
+    import tensorflow as tf
+
+    features = tf.Variable(tf.zeros((1, 20, 20, 8)))
+    boxes = np.tile(np.float32([[40, 40, 44, 44]]), (400, 1))
+    layer = RoIAlign(14, implementation=implementation, levels=("P2",))
+    with tf.GradientTape() as tape:
+        pooled = layer({"P2": features}, boxes, np.zeros(400, "int32"))
+    gradient = tape.gradient(pooled, features, output_gradients=tf.ones_like(pooled)).numpy()
+    np.testing.assert_allclose(gradient.sum(dtype=float), 400 * 14 * 14 * 8, rtol=1e-4)
+    assert (
+        not gradient[:, :8].any() and not gradient[:, 13:].any()
+    )  # rows 9 to 11 and their neighbours
+
+
+@each
 @pytest.mark.parametrize("name, aligned", [("aligned", True), ("legacy", False)])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 def test_equals_torchvision(implementation, name, aligned, sampling_ratio):

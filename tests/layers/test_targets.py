@@ -93,12 +93,12 @@ def test_a_picture_without_objects_is_all_background():
     none = np.zeros((1, 1, 4), "float32"), np.full((1, 1), -1, "int32"), np.zeros((1, 1), bool)
     proposals = oracles.random_boxes(rng, (1, 20), 80, 80)
     out = DetectionTargetLayer(3, rois_per_image=16)(proposals, *none)
-    assert (ops.convert_to_numpy(out["labels"]) == 3).all() and not ops.convert_to_numpy(
-        out["deltas"]
-    ).any()
+    labels, deltas = (ops.convert_to_numpy(out[name]) for name in ("labels", "deltas"))
+    assert (labels == 3).all() and not deltas.any()
     sizes = np.array([[80, 80]], "int32")
     out = RPNTargetLayer(16)(proposals[0], *none, image_sizes=sizes)
-    assert set(np.ravel(out["labels"])) <= {0, -1} and not ops.convert_to_numpy(out["deltas"]).any()
+    labels, deltas = (ops.convert_to_numpy(out[name]) for name in ("labels", "deltas"))
+    assert set(labels.ravel()) <= {0, -1} and not deltas.any()
 
 
 def test_padding_the_ground_truth_changes_nothing():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras.src.utils import file_utils
 
-from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone
+from kmaskrcnn.layers.backbones import backbone_normalisation, build_backbone, build_stage5
 from kmaskrcnn.weights.backbones import load_backbone_weights
 from kmaskrcnn.weights.mobilenet import load_folded_mobilenet_v2
 
@@ -39,15 +39,18 @@ def folded(small):
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the MobileNetV2 weights are not at hand")
+@pytest.mark.parametrize("last_stage", ["C5", "C4"])
 @pytest.mark.parametrize(
     "picture, wanted, score", [("parrot.jpg", "macaw", 0.94), ("cat.bmp", "cat", 0.74)]
 )
-def test_published_weights_classify_pictures(picture, wanted, score):
-    backbone = build_backbone("mobilenet_v2")
-    load_backbone_weights(backbone, WEIGHTS)
+def test_published_weights_classify_pictures(picture, wanted, score, last_stage):
+    backbone = build_backbone("mobilenet_v2", last_stage=last_stage)
+    stage5 = build_stage5("mobilenet_v2") if last_stage == "C4" else None
+    load_backbone_weights(backbone, WEIGHTS, stage5)
     mean, std = backbone_normalisation("mobilenet_v2")
     image = keras.utils.load_img(FOLDER / picture, target_size=(224, 224), interpolation="bilinear")
-    features = backbone((np.asarray(image, "float32")[None] - mean) / std)["C5"]
+    features = backbone((np.asarray(image, "float32")[None] - mean) / std)
+    features = stage5(features["C4"]) if stage5 else features["C5"]
     head = np.load(HEAD)
     logits = np.mean(features, axis=(0, 1, 2)) @ head["kernel"].astype("float32") + head["bias"]
     scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
