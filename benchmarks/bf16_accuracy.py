@@ -1,7 +1,7 @@
 """What bfloat16 costs a trained model in AP: the same weights and pictures, at inference in float32 and in bfloat16.
 
-    python benchmarks/bf16_accuracy.py runs/nuclei/model.keras --data ../shared/data/nuclei/annotations/instances_val.json \
-        ../shared/data/nuclei/images
+    python benchmarks/bf16_accuracy.py runs/nuclei/model.keras \\
+        --data ../shared/data/nuclei/annotations/instances_val.json ../shared/data/nuclei/images
 
 Batch norms are folded in both, as on export. Processors without bfloat16 instructions compute the same numbers, slowly.
 """
