@@ -19,7 +19,8 @@ BATCH_NORMS = ("BatchNormalization", "FrozenBatchNormalization")
 def fold_batch_norms(model, dtype="float32", **changes):
     """Copy a model for inference, without batch norms.
 
-    A batch norm that follows something else than one convolution stays, as do group and layer norms.
+    A batch norm that follows something else than one convolution stays, as do group and layer norms, and those in the
+    fifth stage of a C4 model on a trunk of `keras.applications`.
 
     Args:
         model: a `MaskRCNN`; it stays as it is.
@@ -34,7 +35,11 @@ def fold_batch_norms(model, dtype="float32", **changes):
         True
     """
     config = model.config
-    kinds = ("norm", "fpn_norm", "head_norm")
+    kinds = ["fpn_norm", "head_norm"]
+    if model.stage5 is None or _conv_norms(model.stage5):
+        kinds.append(
+            "norm"
+        )  # else the fifth stage, which the configuration makes, cannot do without
     norms = {name: None for name in kinds if getattr(config, name) in FOLDED}
     serialised = keras.saving.serialize_keras_object(model.backbone)
     pairs = _edit(serialised, dtype)

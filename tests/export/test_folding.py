@@ -64,6 +64,22 @@ def test_a_fifth_stage_of_regions_is_folded_too():
     np.testing.assert_allclose(folded.stage5(pooled), expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_an_applications_fifth_stage_keeps_its_batch_norms():
+    c4 = {"backbone": "mobilenet_v2", "pyramid": "c4", "box_pool_size": 4, "with_mask": False}
+    model = shaken(MaskRCNN(tiny_config(**c4)))
+    folded = fold_batch_norms(model)
+    kept = [v for v in folded.variables if "moving_mean" in v.path]
+    assert kept and {v.path.split("/")[0] for v in kept} <= {
+        layer.name for layer in folded.stage5.layers
+    }
+    before, after = features(model), features(folded)
+    for level, values in before.items():
+        scale = float(np.abs(values).max())
+        np.testing.assert_allclose(after[level], values, atol=1e-4 * scale, err_msg=level)
+    pooled = np.random.default_rng(2).normal(size=(3, 4, 4, 576)).astype("float32")
+    np.testing.assert_array_equal(folded.stage5(pooled), model.stage5(pooled))
+
+
 def test_a_batch_norm_that_follows_no_convolution_stays():
     images = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 3, 2, padding="same", name="stem", activation="relu")(images)
