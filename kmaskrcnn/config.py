@@ -196,7 +196,7 @@ class MaskRCNNConfig:
     def mask_size(self) -> int:
         """Height and width of a predicted mask, in its box's frame."""
         if self.pyramid == "c4":
-            return 2 * -(-self.mask_pool_size // 2)
+            return self.mask_pool_size
         return (8 if self.mask_head == "point_rend" else 2) * self.mask_pool_size
 
     @property

@@ -159,6 +159,10 @@ def check_pyramid(config) -> None:
     thresholds = config.cascade_thresholds
     alone = not thresholds or config.pyramid != "c4"
     require(alone, "cascade_thresholds", thresholds, "none where the head is the fifth stage")
+    even = config.pyramid != "c4" or config.mask_pool_size % 2 == 0
+    require(
+        even, "mask_pool_size", config.mask_pool_size, "an even number, the fifth stage halves it"
+    )
     finest = config.mask_head != "point_rend" or config.pyramid == "fpn"
     require(finest, "mask_head", config.mask_head, "'fcn' or 'mlp' without a pyramid")
 

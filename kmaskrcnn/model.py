@@ -24,6 +24,7 @@ from kmaskrcnn.branches.point_rend import PointRendBranch
 from kmaskrcnn.config import MaskRCNNConfig, from_dict, to_dict
 from kmaskrcnn.layers.regions import PackRegions, UnpackRegions
 from kmaskrcnn.objective import loss_names, loss_values
+from kmaskrcnn.weights.convert import steady_name
 from kmaskrcnn.weights.presets import OpenedPreset, save_preset
 
 logger = logging.getLogger(__name__)
@@ -320,8 +321,9 @@ class MaskRCNN(keras.Model):
         dtype = keras.saving.deserialize_keras_object(config["dtype"])
         settings = from_dict(MaskRCNNConfig, config["config"])
         model = cls(settings, backbone=backbone, dtype=dtype, name=config["name"])
+        frozen = set(map(steady_name, config.get("frozen", ())))
         for layer in model._trunk_layers():
-            layer.trainable = layer.name not in config.get("frozen", ())
+            layer.trainable = steady_name(layer.name) not in frozen
         return model
 
     def _trunk_layers(self):

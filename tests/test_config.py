@@ -52,6 +52,10 @@ def test_every_config_is_valid_and_tells_its_command(path):
             "cascade_thresholds: got (0.5, 0.6, 0.7), accepted is none where the head is the fifth",
         ),
         (
+            {"model": {"pyramid": "c4", "mask_pool_size": 7}},
+            "mask_pool_size: got 7, accepted is an even number",
+        ),
+        (
             {"model": {"pyramid": "dc5", "mask_head": "point_rend"}},
             "mask_head: got 'point_rend', accepted is 'fcn' or 'mlp' without a pyramid",
         ),

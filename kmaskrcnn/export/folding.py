@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from kmaskrcnn.layers.convolution import BATCH, FROZEN, SYNC, ConvNorm, scale_and_shift
+from kmaskrcnn.weights.convert import named_weights
 
 FOLDED = (FROZEN, BATCH, SYNC)
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D")
@@ -106,10 +107,13 @@ def _is_nested(nodes):
 
 
 def _copy_weights(model, folded, pairs):
-    values = {variable.path: variable for variable in model.variables}
-    for variable in folded.variables:
-        if variable.path in values:
-            variable.assign(values[variable.path])
+    values, wanted = named_weights(model), named_weights(folded)
+    # What a norm becomes, a bias, is new; kernels before norms are assigned again below.
+    lost = [path for path in wanted if path not in values and not path.endswith("/bias")]
+    if lost:
+        raise ValueError(f"model {model.name!r}: its copy has weights of other names: {lost[:5]}.")
+    for path in wanted.keys() & values.keys():
+        wanted[path].assign(values[path])
     for old, new in zip(_conv_norms(model), _conv_norms(folded), strict=True):
         if old.norm in FOLDED:
             bias = old.bias if old.use_bias else 0.0

@@ -161,14 +161,15 @@ def build_stage5(name, *, norm=FROZEN, norm_epsilon=1e-5, stride_in_1x1=False):
     """Builds the fifth stage of a trunk by name, as the head of regions pooled from its C4.
 
     Args:
-        name, norm, norm_epsilon, stride_in_1x1: of the trunk, see `build_backbone`.
+        name, norm: of the trunk, see `build_backbone`.
+        norm_epsilon, stride_in_1x1: of a ResNet's.
 
     Returns:
-        A functional `keras.Model` from `(N, P, P, C)` to `(N, ceil(P / 2), ceil(P / 2), F)`, P even, whose layers
-        have the names of a whole trunk's, so that the same weights fit.
+        A functional `keras.Model` from `(N, P, P, C)` to `(N, P / 2, P / 2, F)`, P even, with the layers
+        of a whole trunk, so that the same weights fit. MobileNetV2's is for a trunk of full width.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a norm that the trunk cannot have.
 
     Example:
         >>> build_stage5("resnet50")(pooled).shape  # pooled (1000, 14, 14, 1024)
@@ -291,18 +292,17 @@ def freeze_backbone(backbone, trainable_stages, stage5=None):
     """
     if trainable_stages not in range(6):
         raise ValueError(f"trainable_stages={trainable_stages!r}; accepted are 0, 1, 2, 3, 4, 5.")
-    stages = backbone_stages(backbone)
-    stages[4] += stage5.layers if stage5 else []
-    for number, stage in enumerate(stages, start=1):
+    for number, stage in enumerate(backbone_stages(backbone, stage5), start=1):
         for layer in stage:
             layer.trainable = number > 5 - trainable_stages
 
 
-def backbone_stages(backbone):
+def backbone_stages(backbone, stage5=None):
     """Sorts a backbone's layers by stage.
 
     Args:
         backbone: of this file's contract.
+        stage5: the last stage, where it stands apart, see `build_stage5`.
 
     Returns:
         Five lists of layers: the stem, then what C2, C3, C4 and C5 each add to the stage before, none
@@ -318,4 +318,5 @@ def backbone_stages(backbone):
         seen.update(map(id, upstream))
     has_kernel = [any(len(w.shape) == 4 for w in layer.weights) for layer in stages[0]]
     second = [index for index, convolves in enumerate(has_kernel) if convolves][1]
+    stages[3] = stages[3] + (stage5.layers if stage5 else [])
     return [stages[0][:second], stages[0][second:], *stages[1:]]

@@ -59,8 +59,8 @@ def layer_factors(model, layer_decay: float):
     Returns:
         A list of numbers, in the order of `model.trainable_variables`.
     """
-    factors = {}
-    for distance, stage in enumerate(reversed(backbone_stages(model.backbone)), start=1):
+    factors, stages = {}, backbone_stages(model.backbone, model.stage5)
+    for distance, stage in enumerate(reversed(stages), start=1):
         for layer in stage:
             factors |= {id(weight): layer_decay**distance for weight in layer.weights}
     return [factors.get(id(weight), 1.0) for weight in model.trainable_variables]

@@ -46,7 +46,7 @@ def load_backbone_weights(backbone, source, stage5=None):
               `architectures.py`;
             - an `.h5` file without top as published for `keras.applications`;
             - an `.npz` file of folded MobileNetV2 weights, see `load_folded_mobilenet_v2`.
-        stage5: a C4 model's `stage5`, the last stage of the same trunk; filled from others' files too.
+        stage5: a C4 model's `stage5`, the last stage of the same trunk; filled from all but `.weights.h5`.
             Left out, a trunk that ends with C4 warns: the regions' head would stay random.
 
     Raises:

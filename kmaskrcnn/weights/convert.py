@@ -19,6 +19,8 @@ from kmaskrcnn.weights.tables import PARTS
 CLASS_LAYERS = re.compile(
     r"box_head(_stage\d+)?/(class_logits|box_deltas)/|(mask_head(/dense)?|keypoint_head)/logits/|point_head/"
 )
+# What Keras puts behind names that it gives itself.
+NUMBERED = re.compile(r"(?<=/variable)_\d+$|(?<=^layer_normalization)_\d+(?=/|$)")
 LOAD = ("all", "trunk", "backbone")
 
 
@@ -162,8 +164,16 @@ def load_backbone_arrays(backbone, arrays, origin, stage5=None):
 
 
 def named_weights(layer):
-    """The weights of a model by path, without the states of random generators."""
-    return {w.path: w for w in layer.weights if "seed_generator" not in w.path}
+    """The weights of a model by path, without the states of random generators; paths as of `steady_name`."""
+    return {steady_name(w.path): w for w in layer.weights if "seed_generator" not in w.path}
+
+
+def steady_name(path):
+    """A layer's name or a weight's path without the numbers that Keras gives to nameless ones.
+
+    They differ from model to model: ConvNeXt's `s_layer_scale/variable_7`, its `layer_normalization_2/gamma`.
+    """
+    return NUMBERED.sub("", path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -64,6 +64,17 @@ def test_a_fifth_stage_of_regions_is_folded_too():
     np.testing.assert_allclose(folded.stage5(pooled), expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_weights_that_keras_numbers_are_not_lost():
+    """ConvNeXt's scales have no names: as built they are 1e-6, and its blocks would do nothing."""
+    model = MaskRCNN(tiny_config(backbone="convnext_tiny", with_mask=False))
+    generator = np.random.default_rng(0)
+    for variable in model.backbone.variables:
+        variable.assign(generator.uniform(0, 0.1, variable.shape))
+    folded = fold_batch_norms(model)
+    for given, copied in zip(model.backbone.variables, folded.backbone.variables, strict=True):
+        np.testing.assert_array_equal(copied, given)
+
+
 def test_an_applications_fifth_stage_keeps_its_batch_norms():
     c4 = {"backbone": "mobilenet_v2", "pyramid": "c4", "box_pool_size": 4, "with_mask": False}
     model = shaken(MaskRCNN(tiny_config(**c4)))

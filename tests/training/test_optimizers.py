@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny import tiny_model
+from tiny import tiny_config, tiny_model
 
 from kmaskrcnn.config import DataConfig, Recipe, TrainingConfig
 from kmaskrcnn.layers.backbones import build_backbone
+from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.training.optimizers import LayerDecayAdamW, layer_factors, make_optimizer
 
 
@@ -172,6 +173,16 @@ def test_stages_learn_the_slower_the_earlier_they_are(model):
         weights = model.backbone.get_layer(name).trainable_variables
         assert weights and {of.pop(id(weight)) for weight in weights} == {factor}
     assert set(of.values()) == {1.0}
+
+
+def test_a_stage_that_stands_apart_learns_as_the_last():
+    c4 = {"pyramid": "c4", "box_pool_size": 4, "box_head_dense": 0, "with_mask": False}
+    model = MaskRCNN(tiny_config(**c4))
+    factors = layer_factors(model, 0.5)
+    of = {id(v): factor for v, factor in zip(model.trainable_variables, factors)}
+    assert {of[id(weight)] for weight in model.stage5.trainable_variables} == {0.5}
+    weights = model.backbone.get_layer("C4_block2_conv2").trainable_variables
+    assert weights and {of[id(weight)] for weight in weights} == {0.25}
 
 
 def test_a_recipe_decays_by_layer(model):

@@ -158,3 +158,16 @@ def test_sources_that_do_not_fit_are_named(small, tmp_path):
     gray = build_backbone("mobilenet_v2", alpha=0.35, in_channels=1)
     with pytest.raises(ValueError, match="layer 'Conv1' of backbone 'mobilenet_v2_0.35'"):
         load_backbone_weights(gray, tmp_path / "rgb.h5")
+
+
+def test_a_published_file_fills_a_trunk_and_its_last_stage(tmp_path):
+    network = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(224, 224, 3)
+    )
+    random_weights(network)
+    network.save(tmp_path / "published.h5")
+    trunk = build_backbone("mobilenet_v2", last_stage="C4")
+    stage5 = build_stage5("mobilenet_v2")
+    load_backbone_weights(trunk, tmp_path / "published.h5", stage5)
+    for weight, expected in zip(trunk.weights + stage5.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
