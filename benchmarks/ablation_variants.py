@@ -109,7 +109,7 @@ P5 = {
     "max_size": 384,
     "anchor_scales": (32.0, 64.0, 128.0, 192.0, 256.0),
 }
-# Regions that see the end of the trunk alone need it as ImageNet left it: at the full rate it forgets in 50 steps.
+# Regions that see the end of the trunk alone: at the full rate of learning, those of P5 learned nothing in 240 steps.
 GENTLY = {"layer_decay": 0.1}
 NO_MASK, KEYPOINTS = {"with_mask": False}, {"with_keypoints": True}
 LONG = {"epochs": 12}
