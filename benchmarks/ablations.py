@@ -1,14 +1,15 @@
 """The tables of the Mask R-CNN paper in small: does each choice help here in the direction it helped there?
 
-    python benchmarks/ablations.py --output runs/ablations            # all runs, about an hour on 2 cores
+    python benchmarks/ablations.py --output runs/ablations            # all runs, 2 to 10 CPU minutes each
     python benchmarks/ablations.py --output runs/ablations --only roi_16 softmax --seeds 3
     python benchmarks/ablations.py --output runs/ablations --report   # the tables so far
 
 Each run trains one variant from one seed for a few hundred steps and adds a line to `runs.jsonl`; a run that has its
-line is not repeated. The variants of a table differ by what the table names alone: pictures, their order and the flips
-follow the seed, and so do the initial weights of the layers that they share. The data: shapes with fine outlines and
-stick persons with keypoints, made up by `fine_shapes.py`, and the nuclei of `../shared/data`, left out where they are
-absent. What the variants and the tables are stands in `ablation_variants.py`.
+line is not repeated. Two processes at once want an output each, as each writes the data anew. The variants of a table
+differ by what the table names alone: pictures, their order and the flips follow the seed, and so do the initial
+weights of the layers that they share. The data: shapes with fine outlines and stick persons with keypoints, made up
+by `fine_shapes.py`, and the nuclei of `../shared/data`, left out where they are absent. What the variants and the
+tables are stands in `ablation_variants.py`.
 """
 
 import argparse
