@@ -15,3 +15,12 @@ def uses_tensorflow(portable: bool = False) -> bool:
         portable: the user asks for `keras.ops` alone.
     """
     return keras.backend.backend() == "tensorflow" and not portable
+
+
+def count_replicas() -> int:
+    """Over how many devices TensorFlow shares a batch; Keras adds their losses up."""
+    if not uses_tensorflow():
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync

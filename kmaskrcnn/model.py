@@ -15,7 +15,7 @@ import keras
 from keras import ops
 
 from kmaskrcnn import components
-from kmaskrcnn.backends import uses_tensorflow
+from kmaskrcnn.backends import count_replicas, uses_tensorflow
 from kmaskrcnn.branches.box import BoxBranch
 from kmaskrcnn.branches.cascade import CascadeBoxBranch
 from kmaskrcnn.branches.keypoint import KeypointBranch
@@ -299,7 +299,7 @@ class MaskRCNN(keras.Model):
         images = ops.shape(y_pred["rpn_logits"])[0]
         for metric in self.loss_parts:
             metric.update_state(parts[metric.name], sample_weight=images)
-        return (sum(parts.values()) + sum(self.losses)) / _replicas()
+        return (sum(parts.values()) + sum(self.losses)) / count_replicas()
 
     def loss_values(self, outputs):
         """The losses by name, from what the model returns for inputs with ground truth."""
@@ -353,12 +353,3 @@ def _check_labels(labels, num_classes):
 
         message = f"labels: accepted are 0 ... {num_classes - 1}, and -1 pads"
         tf.debugging.assert_less(tf.cast(labels, "int32"), num_classes, message)
-
-
-def _replicas():
-    """Over how many devices TensorFlow shares this batch; Keras adds their losses up."""
-    if not uses_tensorflow():
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
