@@ -9,11 +9,8 @@ Batch norms are folded in both, as on export. Processors without bfloat16 instru
 import argparse
 import json
 
-import keras
+from measuring import load_trained
 
-import kmaskrcnn  # noqa: F401  Keras finds the classes of the file by it
-from kmaskrcnn.data.pipeline import make_dataset
-from kmaskrcnn.data.records import load_coco
 from kmaskrcnn.evaluation import evaluate_model
 from kmaskrcnn.export.folding import fold_batch_norms
 
@@ -25,12 +22,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--data", nargs=2, required=True)
     options = parser.parse_args()
-    model = keras.saving.load_model(options.model, compile=False)
-    config = model.config
-    records = load_coco(*options.data, class_names=config.class_names)
-    dataset = make_dataset(
-        records, batch_size=1, min_size=config.min_size, max_size=config.max_size
-    )
+    model, records, dataset = load_trained(options.model, *options.data)
     found = {}
     for dtype in DTYPES:
         metrics = evaluate_model(fold_batch_norms(model, dtype), dataset, records, progress=False)

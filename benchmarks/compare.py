@@ -65,24 +65,15 @@ def peer_command(args, dump=None):
         height, width = (-(-side // 64) * 64 for side in (height, width))
         sizes = ["--batch", batch, "--height", height, "--width", width]
         script = [args.peer_scripts / "bench_mg.py", "--mode", kind, "--head", "2fc", *sizes]
-        return [
-            args.peer_python,
-            *script,
-            "--warmup",
-            1,
-            "--iters",
-            args.runs,
-            "--out",
-            "/dev/null",
-        ]
+        calls = ["--warmup", 1, "--iters", args.runs]
+        return [args.peer_python, *script, *calls, "--out", "/dev/null"]
+    if dump:
+        writes = ["--case", shape, "--dump", dump, "--warmup", 0, "--runs", 1]
+        return [args.peer_python, args.peer_scripts / "bench_infer.py", *writes]
     script = "bench_infer.py" if kind == "infer" else "bench_train.py"
     command = [args.peer_python, args.peer_scripts / script, "--case", shape]
     command += ["--warmup", 1, "--runs", args.runs]
     command += ["--bf16"] * args.peer_bf16
-    if dump:
-        return [args.peer_python, args.peer_scripts / "bench_infer.py", "--case", shape] + [
-            *("--dump", dump, "--warmup", 0, "--runs", 1)
-        ]
     return command + ["--variant", "compile_whole"] * args.compiled
 
 

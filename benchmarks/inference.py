@@ -90,9 +90,8 @@ def stages_of(model, images):
     p = stage("fpn", model.fpn, c)
     anchors = model.anchors(p)
     logits, deltas = stage("rpn_head", model.rpn_head, p)
-    rois = stage(
-        "proposals", lambda *x: model.proposals(anchors, *x, sizes), logits, deltas
-    )  # decoding and suppression
+    # Decoding and suppression.
+    rois = stage("proposals", lambda *x: model.proposals(anchors, *x, sizes), logits, deltas)
     pooled = stage("roi_align_box", box.align, p, rois)
     answers = stage("box_head", box.head, pooled)
     found = stage("detection", lambda *x: box.detection(*x, sizes), rois, *answers)

@@ -1,4 +1,4 @@
-"""What the timing scripts share: cases, pictures and objects that need no files, clocks, memory."""
+"""What the scripts share: cases, pictures and objects that need no files, trained models, clocks, memory."""
 
 import contextlib
 import json
@@ -33,6 +33,21 @@ def load_model(weights, dtype="float32", **changes):
     copy = kmaskrcnn.MaskRCNN(model.config, dtype=dtype)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def load_trained(path, annotations, images):
+    """A `.keras` file's model, and the pictures to test it on: their records, and a dataset of single ones."""
+    import keras
+
+    import kmaskrcnn  # noqa: F401  Keras finds the classes of the file by it
+    from kmaskrcnn.data.pipeline import make_dataset
+    from kmaskrcnn.data.records import load_coco
+
+    model = keras.saving.load_model(path, compile=False)
+    config = model.config
+    records = load_coco(annotations, images, class_names=config.class_names)
+    sizes = {"min_size": config.min_size, "max_size": config.max_size}
+    return model, records, make_dataset(records, batch_size=1, **sizes)
 
 
 def pictures(case, file=None, seed=0):
@@ -100,9 +115,8 @@ def giga_operations(function):
 
 def _operations(op):
     if op.type in ("Conv2D", "KmaskrcnnWinograd"):
-        products = (
-            op.inputs[1].shape[:3].num_elements()
-        )  # that each number of the output is the sum of
+        # That each number of the output is the sum of.
+        products = op.inputs[1].shape[:3].num_elements()
     elif op.type in ("MatMul", "BatchMatMulV2"):
         transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
         products = op.inputs[0].shape[-2 if transposed else -1]

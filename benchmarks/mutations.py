@@ -27,10 +27,8 @@ import numpy as np
 from PIL import Image
 
 SHARES = {"decoder": 0.5, "importer": 0.25, "protocol": 0.25}
-SECONDS, MEGABYTES = (
-    10,
-    512,
-)  # of one input; of all inputs together, above what the target holds at its start
+# Of one input; of all inputs together, above what the target holds at its start.
+SECONDS, MEGABYTES = 10, 512
 MAX_PIXELS = 1_000_000
 NUMBERS = (0, 1, -1, 0.5, -1e308, 1e308, 2**31, 2**63, 2**64, 10**30)
 ODD = (

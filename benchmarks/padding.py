@@ -9,12 +9,9 @@ The model brings its images to the least canvas by itself, so the answer is 0; t
 import argparse
 import json
 
-import keras
 import numpy as np
+from measuring import load_trained
 
-import kmaskrcnn  # noqa: F401  Keras finds the classes of the file by it
-from kmaskrcnn.data.pipeline import make_dataset
-from kmaskrcnn.data.records import load_coco
 from kmaskrcnn.detections import Detections
 from kmaskrcnn.evaluation import CocoEvaluator
 
@@ -31,12 +28,7 @@ def main():
     parser.add_argument("--data", nargs=2, required=True)
     parser.add_argument("--extra", type=int, default=128)
     options = parser.parse_args()
-    model = keras.saving.load_model(options.model, compile=False)
-    config = model.config
-    records = load_coco(*options.data, class_names=config.class_names)
-    dataset = make_dataset(
-        records, batch_size=1, min_size=config.min_size, max_size=config.max_size
-    )
+    model, records, dataset = load_trained(options.model, *options.data)
     evaluators = {extra: CocoEvaluator(records) for extra in (0, options.extra)}
     shifts, changes = [], []
     for inputs, targets in dataset:

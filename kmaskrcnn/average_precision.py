@@ -2,13 +2,12 @@
 
     truth, found -> overlaps -> matches at 10 thresholds in 4 areas -> curves of a class -> AP
 
-pycocotools measures overlaps and accumulates curves; the matching between them is done here for all
-thresholds and areas at once, with the same outcome. Classes are evaluated one at a time, with only
-the pictures that a class is or was found in, so that memory is that of the largest class.
+pycocotools measures overlaps; `precision_curves` does the rest for all thresholds and areas at once, with
+the same outcome. Classes are evaluated one at a time, with only the pictures that a class is or was found
+in, so that memory is that of the largest class.
 """
 
 import contextlib
-import copy
 import sys
 import threading
 
@@ -18,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from kmaskrcnn.evaluation_case import read_case, read_field, read_rle
+from kmaskrcnn.precision_curves import PictureMatches, match_detections, precision_and_recall
 
 # task: (pycocotools' name for it, the field of a result that it needs, its areas in order)
 TASKS = {
@@ -78,8 +78,7 @@ def evaluate_category(category, case, task, sigmas=None, limits=None, not_exhaus
         not_exhaustive: ids of the pictures where a detection without an object counts as nothing.
 
     Returns:
-        Precision `(T, R, A, L)` and recall `(T, A, L)`, -1 where the class has no objects: T
-        thresholds of IoU, R places of recall, A areas.
+        Precision `(T, R, A, L)` and recall `(T, A, L)`, as of `precision_and_recall`.
     """
     truth, found = case.truth.get(category, ()), case.found.get(category, ())
     evaluation = _Evaluation(
@@ -94,13 +93,11 @@ def evaluate_category(category, case, task, sigmas=None, limits=None, not_exhaus
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, float)
     if limits is not None:
         evaluation.params.maxDets = list(limits)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation.eval["precision"][:, :, 0], evaluation.eval["recall"][:, 0]
+    return evaluation.curves()
 
 
 class _Evaluation(COCOeval):
-    """pycocotools' evaluation of one class, with a matching that loops over detections only.
+    """pycocotools' overlaps of one class, and what follows from them.
 
     The original loops over areas, thresholds, detections and objects in turn, which takes minutes
     for thousands of pictures.
@@ -108,15 +105,15 @@ class _Evaluation(COCOeval):
 
     not_exhaustive = frozenset()  # pictures where what is not marked may be there all the same
 
-    def evaluate(self):
+    def curves(self):
+        """Precision and recall as of `evaluate_category`."""
         self._prepare()
-        pictures = [self._match(image_id) for image_id in self.params.imgIds]
-        areas = range(len(self.params.areaRng))
-        self.evalImgs = [picture[area] for area in areas for picture in pictures]
-        self._paramsEval = copy.deepcopy(self.params)
+        given = self.params
+        nothing = PictureMatches.of_nothing(len(given.areaRng), len(given.iouThrs))
+        pictures = [nothing, *(self._match(image_id) for image_id in given.imgIds)]
+        return precision_and_recall(pictures, given.maxDets, given.recThrs)
 
     def _match(self, image_id):
-        """One picture's matches, a dict for each area as `accumulate` reads it."""
         key = image_id, self.params.catIds[0]
         truth = self._gts[key]
         found = sorted(self._dts[key], key=lambda entry: -entry["score"])[: self.params.maxDets[-1]]
@@ -128,65 +125,14 @@ class _Evaluation(COCOeval):
         matched, on_ignored = match_detections(overlaps, ignored, crowd, thresholds)
         uncounted = self._outside(found) | (image_id in self.not_exhaustive)
         on_ignored |= ~matched & uncounted[:, None]
-        return [
-            {
-                "dtScores": [entry["score"] for entry in found],
-                "dtMatches": matched[area],
-                "dtIgnore": on_ignored[area],
-                "gtIgnore": ignored[area],
-            }
-            for area in range(len(ignored))
-        ]
+        scores = np.array([entry["score"] for entry in found], float)
+        return PictureMatches(scores, matched, on_ignored, (~ignored).sum(axis=1))
 
     def _outside(self, entries):
         """Whether entries are too small or too large for each area, `(A, N)`."""
         sizes = np.array([entry["area"] for entry in entries], float)
         smallest, largest = np.array(self.params.areaRng, float).T[..., None]
         return (sizes < smallest) | (sizes > largest)
-
-
-def match_detections(overlaps, ignored, crowd, thresholds):
-    """Match a picture's detections of one class to its objects, best score first.
-
-    A detection takes the object that it overlaps most among those that are free and reach the
-    threshold; objects that count come before those that are ignored. A crowd is never used up.
-
-    Args:
-        overlaps: `(D, G)` float, IoU of detections, in falling order of score, with objects.
-        ignored: `(A, G)` bool, objects that do not count in an area.
-        crowd: `(G,)` bool.
-        thresholds: `(T,)` float, rising.
-
-    Returns:
-        `(matched, on_ignored)`, both `(A, T, D)` bool: whether a detection is matched, and whether
-        to an object that does not count.
-
-    Reference:
-        COCO's `cocoeval.py`, `evaluateImg`.
-    """
-    shape = len(ignored), len(thresholds)
-    matched, on_ignored = np.zeros((2, *shape, len(overlaps)), bool)
-    near = overlaps >= thresholds[0]
-    # Where neither has another, there is nothing to choose: most objects of most pictures, all at once.
-    alone = near & (near.sum(axis=1, keepdims=True) == 1) & (near.sum(axis=0) == 1)
-    detection, taken = np.nonzero(alone)
-    hit = np.broadcast_to(overlaps[detection, taken] >= thresholds[:, None], (*shape, len(taken)))
-    matched[..., detection] = hit
-    on_ignored[..., detection] = hit & ignored[:, None, taken]
-    free = np.ones((*shape, len(crowd)), bool)
-    area, threshold = np.indices(shape)
-    for detection in np.flatnonzero((near & ~alone).any(axis=1)):
-        rivals = np.flatnonzero(near[detection])
-        overlap = overlaps[detection, rivals]
-        allowed = (overlap >= thresholds[:, None]) & (free[..., rivals] | crowd[rivals])
-        # 2 lifts any object that counts above all that do not; of equals COCO takes the last.
-        preference = np.where(allowed, overlap + 2 * ~ignored[:, None, rivals], 0)
-        taken = rivals[len(rivals) - 1 - preference[..., ::-1].argmax(axis=-1)]
-        hit = allowed.any(axis=-1)
-        matched[..., detection] = hit
-        on_ignored[..., detection] = hit & ignored[area, taken]
-        free[area, threshold, taken] &= ~hit
-    return matched, on_ignored
 
 
 def _index(images, entries):

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from kmaskrcnn import average_precision
 from kmaskrcnn.average_precision import evaluate_results
 from kmaskrcnn.geometry.segmentations import to_rle
+from kmaskrcnn.precision_curves import match_detections
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "coco_eval_reference"
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -126,7 +127,7 @@ def test_the_numbers_are_those_of_pycocotools(seed, names):
 def test_crowds_and_small_objects_are_not_asked_for():
     """A detection on a crowd, or an unmatched one of another size, is neither right nor wrong."""
     overlaps = np.array([[0.9, 0.7], [0.6, 0.8], [0.0, 0.6]])
-    matched, on_ignored = average_precision.match_detections(
+    matched, on_ignored = match_detections(
         overlaps, np.array([[False, True]]), np.array([False, True]), np.array([0.5, 0.75])
     )
     np.testing.assert_array_equal(matched[0], [[1, 1, 1], [1, 1, 0]])
@@ -135,7 +136,7 @@ def test_crowds_and_small_objects_are_not_asked_for():
 
 def test_of_equal_overlaps_the_last_object_is_taken():
     """As COCO does; the second detection finds the first object still free."""
-    matched, _ = average_precision.match_detections(
+    matched, _ = match_detections(
         np.array([[0.6, 0.6], [0.6, 0.0]]),
         np.zeros((1, 2), bool),
         np.zeros(2, bool),

@@ -31,6 +31,7 @@ FLOORS = {
     "lvis_precision": 2.5,
     "cityscapes_precision": 2,
     "evaluation_case": 1,
+    "precision_curves": 1,
     "coco_format": 1,
     "config": 1,
     "config_checks": 0,

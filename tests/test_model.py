@@ -188,9 +188,8 @@ def test_accumulated_gradients_change_weights_every_second_step():
 def test_portable_and_kernel_paths_detect_the_same(model):
     portable = tiny_model(portable=True)
     portable.set_weights(model.get_weights())
-    inputs, _ = batch(
-        np.random.default_rng(7), size=(64, 128)
-    )  # the portable one keeps canvases as they are
+    # Multiples of 64: the portable one keeps canvases as they are.
+    inputs, _ = batch(np.random.default_rng(7), size=(64, 128))
     one, other = model.predict_on_batch(inputs), portable.predict_on_batch(inputs)
     np.testing.assert_array_equal(one["labels"], other["labels"])
     np.testing.assert_allclose(one["boxes"], other["boxes"], atol=1e-3)

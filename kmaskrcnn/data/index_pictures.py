@@ -9,14 +9,8 @@ from PIL import Image
 from kmaskrcnn.data.faults import Rejected
 from kmaskrcnn.data.pictures import is_whole
 
-_INDEX_MODES = (
-    "1",
-    "L",
-    "P",
-    "I",
-    "I;16",
-    "I;16B",
-)  # Pillow's names: bits, bytes, palette, 16 and 32 bits
+# Pillow's names: bits, bytes, palette, 32 and 16 bits.
+_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
 def read_indices(path, shape=None):

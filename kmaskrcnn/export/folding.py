@@ -38,9 +38,7 @@ def fold_batch_norms(model, dtype="float32", **changes):
     config = model.config
     kinds = ["fpn_norm", "head_norm"]
     if model.stage5 is None or _conv_norms(model.stage5):
-        kinds.append(
-            "norm"
-        )  # else the fifth stage, which the configuration makes, cannot do without
+        kinds.append("norm")  # else the fifth stage, built from it, cannot do without
     norms = {name: None for name in kinds if getattr(config, name) in FOLDED}
     serialised = keras.saving.serialize_keras_object(model.backbone)
     pairs = _edit(serialised, dtype)

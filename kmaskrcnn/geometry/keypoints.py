@@ -13,9 +13,8 @@ WINDOW = 64
 MOST_POSITIONS = 24 * 56
 # Positions a side of the tiles in which a whole heatmap is evaluated: 17 of them take a megabyte.
 TILE = 128
-LOWEST = (
-    -3e38
-)  # not infinity: a chooser that multiplies by 0 and 1, as in ONNX, would make NaN of it
+# Not infinity: a chooser that multiplies by 0 and 1, as in ONNX, would make NaN of it.
+LOWEST = -3e38
 
 
 def encode_keypoints(keypoints, rois, heatmap_size):

@@ -131,10 +131,9 @@ def _paste_in_whole_pixels(mask, box, image_size, threshold):
     """torchvision's paste: a cell of zeros around mask and box, the box cut to whole pixels."""
     grown = np.float32((mask.shape[0] + 2) / mask.shape[0])
     x1, y1, x2, y2 = np.asarray(box, np.float32)
-    half_width, half_height = (x2 - x1) * np.float32(0.5) * grown, (y2 - y1) * np.float32(
-        0.5
-    ) * grown
-    x, y = (x2 + x1) * np.float32(0.5), (y2 + y1) * np.float32(0.5)
+    half = np.float32(0.5)
+    half_width, half_height = (x2 - x1) * half * grown, (y2 - y1) * half * grown
+    x, y = (x2 + x1) * half, (y2 + y1) * half
     left, right = int(x - half_width), int(x + half_width)
     top, bottom = int(y - half_height), int(y + half_height)
     size = max(right - left + 1, 1), max(bottom - top + 1, 1)
@@ -194,7 +193,8 @@ def window_to_rle(window, top, left, image_size):
     joined = np.flatnonzero(changes[1:] == changes[:-1])
     if joined.size:
         changes = np.delete(changes, [joined, joined + 1])
-    counts = np.diff(changes, prepend=0, append=height * width)
+    ends = np.append(changes, height * width)
+    counts = np.append(ends[:1], ends[1:] - ends[:-1])
     if len(counts) > 1 and counts[-1] == 0:
         counts = counts[:-1]
     rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)

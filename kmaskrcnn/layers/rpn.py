@@ -214,9 +214,8 @@ class ProposalLayer(keras.layers.Layer):
             for level in sorted(anchors)
         ]
         boxes = ops.stack([boxes for boxes, _ in levels], axis=2)  # (B, pre, L, 4)
-        scores = ops.stack(
-            [scores for _, scores in levels], axis=2
-        )  # (B, pre, L): a level is suppressed as a class
+        # (B, pre, L): a level is suppressed as a class.
+        scores = ops.stack([scores for _, scores in levels], axis=2)
         proposals, *_ = class_nms(
             boxes,
             scores,

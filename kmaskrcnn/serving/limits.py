@@ -10,9 +10,8 @@ import tensorflow as tf
 from kmaskrcnn.export.decode import JPEG_START, PNG_START
 from kmaskrcnn.serving.protocol import RequestError
 
-HEADER = struct.Struct(
-    ">8x8x2I"
-)  # of a PNG: signature, length and type of the first chunk, width, height
+# Of a PNG: signature, length and type of the first chunk, width, height.
+HEADER = struct.Struct(">8x8x2I")
 
 
 @dataclasses.dataclass(frozen=True)

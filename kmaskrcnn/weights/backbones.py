@@ -46,8 +46,8 @@ def load_backbone_weights(backbone, source, stage5=None):
               `architectures.py`;
             - an `.h5` file without top as published for `keras.applications`;
             - an `.npz` file of folded MobileNetV2 weights, see `load_folded_mobilenet_v2`.
-        stage5: a C4 model's `stage5`, the last stage of the same trunk; filled from all but `.weights.h5`.
-            Left out, a trunk that ends with C4 warns: the regions' head would stay random.
+        stage5: a C4 model's `stage5`, the last stage of the same trunk; filled from all but `.weights.h5`,
+            which warns. So does a trunk that ends with C4 without it: the regions' head would stay random.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -70,6 +70,8 @@ def load_backbone_weights(backbone, source, stage5=None):
         raise FileNotFoundError(f"source={str(source)!r}: no such file, and not 'imagenet'.")
     if path.name.endswith(".weights.h5"):
         backbone.load_weights(path)
+        if stage5 is not None:
+            logger.warning("%s holds the trunk alone: stage5 stays as it was", path.name)
     elif is_resnet:
         arrays = read_weights(path)
         origin = find_architecture(recognise(arrays)).origin
@@ -109,8 +111,12 @@ def _download(name):
 
 def _copy_weights(network, backbone, stage5):
     """Copies weights layer by layer; all were built by the same function, so in the same order."""
-    last = stage5.layers[1:] if stage5 else []  # the first is its input
-    for given, layer in zip(network.layers, backbone.layers + last):
+    layers = backbone.layers + (stage5.layers[1:] if stage5 else [])  # the first is its input
+    if len(layers) > len(network.layers):
+        raise ValueError(
+            f"backbone {backbone.name!r} has {len(layers)} layers, the source {len(network.layers)}."
+        )
+    for given, layer in zip(network.layers, layers):  # its layers behind C5 are not needed
         # Automatic names such as layer_normalization_3 differ, shapes must not.
         shapes = [[tuple(weight.shape) for weight in one.weights] for one in (given, layer)]
         if shapes[0] != shapes[1]:

@@ -162,9 +162,8 @@ def test_the_highest_pixel_may_lie_far_from_the_highest_cell():
     heatmap = np.zeros((1, 14, 14, 1), "float32")
     heatmap[0, 2, 2] = 1
     heatmap[0, 10:12, 10:12] = 0.95
-    roi = np.array(
-        [[0, 0, 14 * 21, 14 * 21]], "float32"
-    )  # 21 pixels a cell: one centre is on the edge
+    # 21 pixels a cell: one centre is on the edge.
+    roi = np.array([[0, 0, 14 * 21, 14 * 21]], "float32")
     points, peaks = decode_keypoints_everywhere(heatmap, roi)
     assert np.abs(np.array(points)[0, 0] - 11 * 21).max() < 1 and 1.33 < peaks[0, 0] < 1.34
     assert np.abs(np.array(decode_keypoints(heatmap, roi)[0])[0, 0] - 2.5 * 21).max() < 1

@@ -122,9 +122,8 @@ def test_no_gradient_is_lost_where_regions_overlap(implementation):
         pooled = layer({"P2": features}, boxes, np.zeros(400, "int32"))
     gradient = tape.gradient(pooled, features, output_gradients=tf.ones_like(pooled)).numpy()
     np.testing.assert_allclose(gradient.sum(dtype=float), 400 * 14 * 14 * 8, rtol=1e-4)
-    assert (
-        not gradient[:, :8].any() and not gradient[:, 13:].any()
-    )  # rows 9 to 11 and their neighbours
+    # Rows 9 to 11 and their neighbours.
+    assert not gradient[:, :8].any() and not gradient[:, 13:].any()
 
 
 @each

@@ -32,9 +32,8 @@ def test_several_scales_of_one_level_run_before_the_ratios():
 def test_anchors_of_each_level():
     anchors = AnchorGenerator((16, 32), (1.0,))(features(np.random.default_rng(0)))
     assert anchors["P2"].shape == (48, 4) and anchors["P3"].shape == (12, 4)
-    np.testing.assert_array_equal(
-        anchors["P2"][9], [4 - 8, 4 - 8, 4 + 8, 4 + 8]
-    )  # row 1, column 1, stride 4
+    # Row 1, column 1, stride 4.
+    np.testing.assert_array_equal(anchors["P2"][9], [4 - 8, 4 - 8, 4 + 8, 4 + 8])
     np.testing.assert_array_equal(anchors["P3"][5], [8 - 16, 8 - 16, 8 + 16, 8 + 16])
 
 

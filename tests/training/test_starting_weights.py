@@ -5,7 +5,7 @@ import logging
 import keras
 import numpy as np
 import pytest
-from tiny import tiny_backbone, tiny_config
+from tiny import batch, tiny_backbone, tiny_config
 
 from kmaskrcnn.config import Recipe, TrainingConfig
 from kmaskrcnn.layers.backbones import build_backbone, freeze_backbone
@@ -89,3 +89,47 @@ def test_a_trunk_without_its_last_stage_is_told(tmp_path, caplog):
     trunk.save_weights(tmp_path / "trunk.weights.h5")
     load_backbone_weights(trunk, tmp_path / "trunk.weights.h5")
     assert "pass stage5=model.stage5" in caplog.text
+
+
+def test_a_trunks_own_file_does_not_pass_for_its_last_stage_too(tmp_path, caplog):
+    model = MaskRCNN(tiny_config(**C4))
+    model.backbone.save_weights(tmp_path / "trunk.weights.h5")
+    load_backbone_weights(model.backbone, tmp_path / "trunk.weights.h5", model.stage5)
+    assert "trunk.weights.h5 holds the trunk alone" in caplog.text
+
+
+def test_weights_that_keras_numbers_are_found_again(tmp_path):
+    """ConvNeXt's scales have no names of their own, and other numbers in each model of a process."""
+    config = tiny_config(backbone="convnext_tiny", with_mask=False)
+    expected = MaskRCNN(config)
+    generator = np.random.default_rng(0)
+    for weight in expected.backbone.variables:
+        weight.assign(generator.uniform(0, 0.1, weight.shape))
+    expected.save(tmp_path / "before.keras")
+    model = begin(config, str(tmp_path / "before.keras"))
+    pairs = zip(model.backbone.variables, expected.backbone.variables, strict=True)
+    for weight, given in pairs:
+        np.testing.assert_array_equal(weight, given, weight.path)
+
+
+@pytest.mark.slow
+def test_a_c4_model_of_an_application_learns_and_is_kept(tmp_path):
+    """The trunk of `keras.applications` in two: its last stage sees regions, moves and is saved."""
+    model = MaskRCNN(tiny_config(**C4, backbone="mobilenet_v2", norm="batch_norm"))
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    before = [np.array(weight) for weight in model.stage5.trainable_variables]
+    inputs, targets = batch(np.random.default_rng(0))
+    losses = model.train_on_batch(inputs, targets, return_dict=True)
+    assert np.isfinite(list(losses.values())).all()
+    after = [np.array(weight) for weight in model.stage5.trainable_variables]
+    # By batch norm a convolution's scale has no effect: six of its twelve kernels hardly move.
+    moved = [np.abs(new - old).max() > 1e-6 for old, new in zip(before, after, strict=True)]
+    assert sum(moved) > 24
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    kept = named_weights(loaded)
+    for path, weight in named_weights(model).items():
+        np.testing.assert_array_equal(kept[path], weight, path)
+    expected = model.predict_on_batch(inputs)
+    for name, values in loaded.predict_on_batch(inputs).items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-5, err_msg=name)
