@@ -7,12 +7,14 @@
 
 Every run is a process of its own, so that memory and start-up are its own. torchvision's script writes weights and
 pictures first, and ours takes the same ones. Against torchvision a prediction includes masks pasted into the picture;
-the TF Model Garden's ends, as ours does then, with masks in their boxes' frames. 1000 proposals, 100 detections.
+the TF Model Garden's ends, as ours does then, with masks in their boxes' frames, and both take pictures of the next
+multiples of 64, which its pyramid wants. 1000 proposals, 100 detections.
 The peers' scripts stand in `../shared/peers`; `--peer-scripts` says where else.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -40,12 +42,26 @@ def parse():
     parser.add_argument("--runs", type=int, default=2, help="timed calls a process")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--plot", type=Path, help="draw the pairs into this PNG")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.peer == "model_garden" and (args.compiled or args.peer_bf16):
+        parser.error("--compiled, --peer-bf16: the TF Model Garden's script has neither")
+    if args.compiled and args.case.startswith("train"):
+        parser.error("--compiled: torchvision's script compiles predictions alone")
+    return args
+
+
+def kind_and_shape(args):
+    """`("infer", "1x800x1216")` of a case; beside the Model Garden in multiples of 64, which its pyramid wants."""
+    kind, _, shape = args.case.partition("-")
+    if args.peer == "model_garden":
+        batch, *sides = map(int, shape.split("x"))
+        shape = "x".join(map(str, (batch, *(-(-side // 64) * 64 for side in sides))))
+    return kind, shape
 
 
 def our_command(args, dumped):
     """The command that times one process of ours."""
-    kind, _, shape = args.case.partition("-")
+    kind, shape = kind_and_shape(args)
     script = "inference.py" if kind == "infer" else "train_step.py"
     command = [sys.executable, HERE / script, "--case", shape, "--warmup", 1, "--runs", args.runs]
     command += ["--bf16"] * args.bf16
@@ -58,11 +74,9 @@ def our_command(args, dumped):
 
 def peer_command(args, dump=None):
     """The command that times one process of the peer; with `dump` it writes weights and pictures."""
-    kind, _, shape = args.case.partition("-")
+    kind, shape = kind_and_shape(args)
     if args.peer == "model_garden":
-        batch, height, width = map(int, shape.split("x"))
-        # Its pyramid wants multiples of 64.
-        height, width = (-(-side // 64) * 64 for side in (height, width))
+        batch, height, width = shape.split("x")
         sizes = ["--batch", batch, "--height", height, "--width", width]
         script = [args.peer_scripts / "bench_mg.py", "--mode", kind, "--head", "2fc", *sizes]
         calls = ["--warmup", 1, "--iters", args.runs]
@@ -72,7 +86,7 @@ def peer_command(args, dump=None):
         return [args.peer_python, args.peer_scripts / "bench_infer.py", *writes]
     script = "bench_infer.py" if kind == "infer" else "bench_train.py"
     command = [args.peer_python, args.peer_scripts / script, "--case", shape]
-    command += ["--warmup", 1, "--runs", args.runs]
+    command += ["--warmup", 1, "--runs", args.runs, "--threads", len(os.sched_getaffinity(0))]
     command += ["--bf16"] * args.peer_bf16
     return command + ["--variant", "compile_whole"] * args.compiled
 
@@ -102,6 +116,7 @@ def compare(args):
     return {
         "peer": args.peer + ", compiled" * args.compiled,
         "case": args.case,
+        "shape": kind_and_shape(args)[1],
         "bf16": args.bf16,
         "peer_bf16": args.peer_bf16,
         "ratio_median": round(statistics.median(ratios), 3),
@@ -112,8 +127,13 @@ def compare(args):
         "peer_s": [record["median_s"] for record in theirs],
         "ours_peak_mb": max(record["peak_mb"] for record in ours),
         "peer_peak_mb": max(record["peak_rss_mb"] for record in theirs),
+        "ours_build_s": statistics.median(record["build_s"] for record in ours),
         "ours_first_call_s": statistics.median(record["first_call_s"] for record in ours),
         "ours_import_s": statistics.median(record["import_s"] for record in ours),
+        # How much there was to do: masks of a prediction, regions of the mask head in a step.
+        "ours_detections": [record.get("detections") for record in ours],
+        "ours_mask_regions": [record.get("mask_regions") for record in ours],
+        "peer_mask_regions": [record.get("mask_rois") for record in theirs],
         "others_busy": [record.get("others_busy", record.get("other_cpus")) for record in theirs],
     }
 

@@ -71,16 +71,21 @@ def pictures(case, file=None, seed=0):
 
 
 def ellipses(case, objects, seed=0, mask_size=112):
-    """Ground truth as the model takes it: random boxes, each with an ellipse within."""
+    """Ground truth as the model takes it: random boxes, each with an ellipse within; those of torchvision's script."""
     batch, height, width = case
-    rng = np.random.default_rng(2000 + seed)
-    sides = rng.uniform(0.1, 0.6, (batch, objects, 2)) * [width, height]
-    corners = rng.uniform(0, 1, (batch, objects, 2)) * ([width, height] - sides)
+    rng, drawn = np.random.default_rng(2000 + seed), []
+    for _ in range(batch):
+        sides = rng.uniform(0.1, 0.6, (objects, 2)) * [width, height]
+        corners = rng.uniform(0, 1, (objects, 2)) * ([width, height] - sides)
+        drawn.append(
+            (np.concatenate([corners, corners + sides], 1), rng.integers(0, CLASSES, objects))
+        )
+    boxes, labels = (np.stack(part) for part in zip(*drawn))
     cells = (np.arange(mask_size) + 0.5) / mask_size * 2 - 1
     ellipse = (cells[:, None] ** 2 + cells**2 <= 1).astype(np.uint8)
     return {
-        "boxes": np.concatenate([corners, corners + sides], -1).astype(np.float32),
-        "labels": rng.integers(0, CLASSES, (batch, objects)).astype(np.int32),
+        "boxes": boxes.astype(np.float32),
+        "labels": labels.astype(np.int32),
         "is_crowd": np.zeros((batch, objects), bool),
         "masks": np.broadcast_to(ellipse, (batch, objects, mask_size, mask_size)).copy(),
     }
@@ -115,7 +120,7 @@ def giga_operations(function):
 
 def _operations(op):
     if op.type in ("Conv2D", "KmaskrcnnWinograd"):
-        # That each number of the output is the sum of.
+        # So many products are summed into each number of the output.
         products = op.inputs[1].shape[:3].num_elements()
     elif op.type in ("MatMul", "BatchMatMulV2"):
         transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")

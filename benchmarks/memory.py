@@ -1,4 +1,6 @@
-"""How time and memory of a prediction grow with pixels, pictures, detections, classes and proposals.
+"""How time and memory grow with what there is to do.
+
+Of a prediction: pixels, pictures, detections, classes and proposals; of a training step: pictures and objects.
 
     python benchmarks/memory.py --json memory.json --plot memory.png
     python benchmarks/memory.py --only classes
@@ -12,42 +14,70 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Of each series what grows, and its points: the number to draw, and what is measured there.
 SERIES = {
-    "pixels": [{"case": f"1x{side}x{side}"} for side in (256, 512, 800, 1088)],
-    "pictures": [{"case": f"{batch}x320x320"} for batch in (1, 2, 4, 8)],
-    "detections": [{"max_detections": count} for count in (10, 100, 300)],
-    "classes": [{"classes": count} for count in (1, 80, 400, 1203)],
-    "proposals": [{"rpn_post_nms_topk": count} for count in (100, 300, 1000, 2000)],
+    "megapixels": [(side**2 / 1e6, {"case": f"1x{side}x{side}"}) for side in (256, 512, 800, 1088)],
+    "pictures": [(count, {"case": f"{count}x320x320"}) for count in (1, 2, 4, 8)],
+    "detections": [(count, {"max_detections": count}) for count in (10, 100, 300)],
+    "classes": [(count, {"classes": count}) for count in (1, 80, 400, 1203)],
+    "proposals": [(count, {"rpn_post_nms_topk": count}) for count in (100, 300, 1000, 2000)],
+    "training: pictures": [
+        (count, {"train": True, "case": f"{count}x320x320"}) for count in (1, 2, 4)
+    ],
+    "training: objects": [(count, {"train": True, "objects": count}) for count in (1, 10, 50, 100)],
 }
 
 
-def measure(case="1x512x512", classes=80, **changes):
-    """One point: seconds of a prediction and this process's peak memory."""
-    from measuring import parse_case, peak_memory_mb, pictures, seconds, summary
+def measure(case="1x512x512", classes=80, train=False, objects=5, **changes):
+    """One point: seconds of a prediction or of a training step, and this process's peak memory."""
+    from measuring import ellipses, parse_case, peak_memory_mb, pictures, seconds, summary
 
     import kmaskrcnn
     from kmaskrcnn.allocation import keep_freed_memory
-    from kmaskrcnn.serving.detectors import KerasDetector
 
     keep_freed_memory()
-    names = tuple(f"class {i}" for i in range(classes))
-    height = parse_case(case)[1]
+    names = tuple(f"class {i}" for i in range(max(classes, 90 * train)))
+    shape = parse_case(case)
     config = kmaskrcnn.MaskRCNNConfig(
-        class_names=names, min_size=height, max_size=height, score_threshold=0.0, **changes
+        class_names=names, min_size=shape[1], max_size=shape[1], score_threshold=0.0, **changes
     )
-    detector = KerasDetector(kmaskrcnn.MaskRCNN(config))
-    images = list(pictures(parse_case(case)))
-    first, times = seconds(lambda: detector.detect(images), 1, 3)
-    return {**summary(times), "first_call_s": round(first, 2), "peak_mb": peak_memory_mb()}
+    model = kmaskrcnn.MaskRCNN(config)
+    images = pictures(shape)
+    if train:
+        call, count = training_step(model, images, ellipses(shape, objects))
+    else:
+        call, count = prediction(model, images)
+    first, times = seconds(call, 1, 3)
+    record = {**summary(times), "first_call_s": round(first, 2), "peak_mb": peak_memory_mb()}
+    return record | {"masks": count()}
+
+
+def prediction(model, images):
+    """A call that predicts, and one that says how many masks it came to."""
+    from kmaskrcnn.serving.detectors import KerasDetector
+
+    detector, images = KerasDetector(model), list(images)
+    return lambda: detector.detect(images), lambda: sum(map(len, detector.detect(images)))
+
+
+def training_step(model, images, truth):
+    """A call that trains a step, and one that says of how many masks."""
+    import keras
+    from train_step import count_regions, step_of
+
+    model.compile(optimizer=keras.optimizers.SGD(1e-5, momentum=0.9))
+    regions = count_regions(model.mask_branch.head)
+    return step_of(model, images, truth), lambda: int(regions)
 
 
 def run(point):
     """One point in a process of its own."""
-    command = [sys.executable, __file__, "--point", json.dumps(point)]
+    number, what = point
+    command = [sys.executable, __file__, "--point", json.dumps(what)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{point} failed:\n{done.stderr[-3000:]}")
-    return {**point, **json.loads(done.stdout.splitlines()[-1])}
+        raise RuntimeError(f"{what} failed:\n{done.stderr[-3000:]}")
+    return {"number": number, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def plot(found, path):
@@ -59,11 +89,13 @@ def plot(found, path):
 
     figure, panels = pyplot.subplots(2, len(found), figsize=(3 * len(found), 5), squeeze=False)
     for column, (name, points) in enumerate(found.items()):
-        labels = [str(next(iter(point.values()))) for point in points]
+        numbers = [point["number"] for point in points]
         for row, key in enumerate(("median_s", "peak_mb")):
-            panels[row][column].plot(labels, [point[key] for point in points], "o-")
-            panels[row][column].set_ylim(bottom=0)
-            panels[row][column].set(title=name, ylabel=("seconds", "MB")[row])
+            panel = panels[row][column]
+            panel.plot(numbers, [point[key] for point in points], "o-", color="tab:green")
+            panel.set_xlim(left=0)
+            panel.set_ylim(bottom=0)
+            panel.set(title=name * (row == 0), ylabel=("seconds", "MB")[row] * (column == 0))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -28,10 +28,23 @@ def parse():
     return parser.parse_args()
 
 
+def count_regions(head):
+    """A variable with the number of regions that the mask head saw last: what a step costs depends on it."""
+    import tensorflow as tf
+
+    counted, call = tf.Variable(0), head.call
+
+    def counting(pooled, *others, **options):
+        counted.assign(tf.shape(pooled)[0])
+        return call(pooled, *others, **options)
+
+    head.call = counting
+    return counted
+
+
 def make_step(args, images, truth):
     """A call that trains one step on the same batch, and the model."""
     import keras
-    import tensorflow as tf
     from measuring import load_model
 
     from kmaskrcnn.layers.backbones import freeze_backbone
@@ -42,11 +55,18 @@ def make_step(args, images, truth):
     # The rate is tiny, so that random weights stay finite; what a step costs does not depend on it.
     optimizer = keras.optimizers.SGD(1e-5, momentum=0.9, weight_decay=1e-4)
     model.compile(optimizer=optimizer, jit_compile=args.jit)
+    return model, step_of(model, images, truth)
+
+
+def step_of(model, images, truth):
+    """A call that trains a compiled model one step on the same batch."""
+    import tensorflow as tf
+
     sizes = tf.constant([images.shape[1:3]] * len(images), tf.int32)
     inputs = {"images": tf.constant(images), "image_sizes": sizes}
     data = inputs, {name: tf.constant(value) for name, value in truth.items()}
     model.make_train_function()
-    return model, lambda: model.train_function(iter([data]))
+    return lambda: model.train_function(iter([data]))
 
 
 def main():
@@ -63,8 +83,10 @@ def main():
     images, truth = pictures(case, args.images), ellipses(case, args.objects)
     start = time.perf_counter()
     model, step = make_step(args, images, truth)
+    regions = count_regions(model.mask_branch.head)
     record["build_s"] = round(time.perf_counter() - start, 2)
     first, times = seconds(step, args.warmup, args.runs)
+    record["mask_regions"] = int(regions)
     record.update(first_call_s=round(first, 2), **summary(times))
     record["losses"] = {m.name: float(np.asarray(m.result())) for m in model.loss_parts}
     record["peak_mb"] = peak_memory_mb()

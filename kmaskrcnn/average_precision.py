@@ -74,7 +74,7 @@ def evaluate_category(category, case, task, sigmas=None, limits=None, not_exhaus
         case: `EvaluationCase`.
         task: `"box"`, `"mask"` or `"keypoint"`.
         sigmas: of keypoints, as for `evaluate_results`.
-        limits: sequence of L ints, detections of a picture that count; by default COCO's.
+        limits: sequence of L ints, rising: detections of a picture that count; by default COCO's.
         not_exhaustive: ids of the pictures where a detection without an object counts as nothing.
 
     Returns:
@@ -136,10 +136,11 @@ class _Evaluation(COCOeval):
 
 
 def _index(images, entries):
-    """Entries as pycocotools holds them."""
+    """Entries as pycocotools holds them, with the pictures that they are of."""
     coco = COCO()
     numbered = [{**entry, "id": number} for number, entry in enumerate(entries)]
-    coco.dataset = {"images": images.values(), "annotations": numbered, "categories": []}
+    own = [images[number] for number in {entry["image_id"] for entry in entries}]
+    coco.dataset = {"images": own, "annotations": numbered, "categories": []}
     coco.createIndex()
     return coco
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kmaskrcnn.allocation import keep_freed_memory
 from kmaskrcnn.cli_datasets import add_dataset_commands, add_format
-from kmaskrcnn.cli_output import show, write_json
+from kmaskrcnn.cli_output import counted, show, write_json
 from kmaskrcnn.cli_training import add_training_commands
 
 EXAMPLES = """examples:
@@ -253,7 +253,7 @@ def run_predict(options):
         write_picture(output / f"{stem}.png", drawn)
         write_json(output / f"{stem}.json", detections.to_coco(image_id, category_ids))
         bar.add(1)
-    show(f"{len(options.pictures)} pictures with their results in {output}/")
+    show(f"{counted(len(options.pictures), 'picture')} with results in {output}/")
 
 
 def run_export(options):
@@ -307,7 +307,7 @@ def run_convert(options):
         model.save(options.output)
     else:
         model.save_preset(options.output)
-    show(f"{options.output}: {model.config.backbone}, {model.config.num_classes} classes")
+    show(f"{options.output}: {model.config.backbone}, {counted(model.config.num_classes, 'class')}")
 
 
 def run_build_kernels(options):

@@ -1,6 +1,6 @@
 """The commands that look at datasets and write them: `inspect`, `advise-anchors`, `convert-data`, `split`."""
 
-from kmaskrcnn.cli_output import show, write_json
+from kmaskrcnn.cli_output import counted, show, write_json
 
 
 def add_dataset_commands(command):
@@ -116,8 +116,14 @@ def run_convert_data(options):
         on_error=options.on_error,
     )
     objects = sum(len(record.instances) for record in records.images)
-    found = f"{len(records.images)} pictures, {objects} objects, {len(records.class_names)} classes"
-    show(f"{options.output}: {found}, {len(records.faults)} faulty items left out")
+    numbers = {
+        "picture": len(records.images),
+        "object": objects,
+        "class": len(records.class_names),
+    }
+    found = ", ".join(counted(number, noun) for noun, number in numbers.items())
+    faults = counted(len(records.faults), "faulty item")
+    show(f"{options.output}: {found}, {faults} left out")
 
 
 def run_split(options):

@@ -10,6 +10,12 @@ def show(text):
     sys.stdout.write(f"{text}\n")
 
 
+def counted(number, noun):
+    """`"1 picture"`, `"2 pictures"`, `"3 classes"`."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending * (number != 1)}"
+
+
 def write_json(path, values):
     """Write numbers as JSON, making the folder if need be."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

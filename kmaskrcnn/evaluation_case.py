@@ -21,12 +21,14 @@ class EvaluationCase:
         categories: `{category id: entry}`, one at least.
         truth: `{category id: annotations}`, of pictures that are in `images`.
         found: `{category id: results}`.
+        results: all that was found, in the given order.
     """
 
     images: dict
     categories: dict
     truth: dict
     found: dict
+    results: list
 
     @property
     def names(self):
@@ -60,7 +62,7 @@ def read_case(ground_truth, results, field):
         raise ValueError("ground_truth: there are no categories to evaluate.")
     where = "an annotation of the ground truth"
     truth = _by_category(a for a in annotations if read_field(a, "image_id", where) in images)
-    return EvaluationCase(images, categories, truth, _by_category(results))
+    return EvaluationCase(images, categories, truth, _by_category(results), results)
 
 
 def _read(source, name, kind):

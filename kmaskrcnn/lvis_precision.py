@@ -77,20 +77,23 @@ def _judged(case):
         for category in read_field(image, "not_exhaustive_category_ids", where):
             not_exhaustive[category].add(image_id)
     # The original drops objects without area before anything else.
-    truth = {n: [a for a in group if a["area"] > 0] for n, group in case.truth.items()}
+    truth = {n: [a for a in group if _area(a) > 0] for n, group in case.truth.items()}
     for category, annotations in truth.items():
         looked_for[category] |= {annotation["image_id"] for annotation in annotations}
-    best = _best_of_each_picture(case.found)
+    best = _best_of_each_picture(case.results)
     found = {n: [r for r in best[n] if r["image_id"] in looked_for[n]] for n in case.found}
     return replace(case, truth=truth, found=found), not_exhaustive
 
 
-def _best_of_each_picture(found):
-    """`{category: results}`, of each picture the best 300 alone."""
+def _area(annotation):
+    return read_field(annotation, "area", f"an annotation of image {annotation['image_id']}")
+
+
+def _best_of_each_picture(results):
+    """`{category: results}`, of each picture the best 300 alone, of equal scores those that come first."""
     pictures, best = defaultdict(list), defaultdict(list)
-    for results in found.values():
-        for result in results:
-            pictures[result["image_id"]].append(result)
+    for result in results:
+        pictures[result["image_id"]].append(result)
     for results in pictures.values():
         for result in sorted(results, key=lambda r: -r["score"])[:MOST_DETECTIONS]:
             best[result["category_id"]].append(result)

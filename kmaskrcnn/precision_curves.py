@@ -66,8 +66,9 @@ def match_detections(overlaps, ignored, crowd, thresholds):
         rivals = np.flatnonzero(near[detection])
         overlap = overlaps[detection, rivals]
         allowed = (overlap >= thresholds[:, None]) & (free[..., rivals] | crowd[rivals])
-        # 2 lifts any object that counts above all that do not; of equals COCO takes the last.
-        preference = np.where(allowed, overlap + 2 * ~ignored[:, None, rivals], 0)
+        # Any object that counts comes before all that do not; of equals COCO takes the last.
+        counted = np.where(ignored[:, None, rivals], overlap - 2, overlap)
+        preference = np.where(allowed, counted, -np.inf)
         taken = rivals[len(rivals) - 1 - preference[..., ::-1].argmax(axis=-1)]
         hit = allowed.any(axis=-1)
         matched[..., detection] = hit
@@ -86,7 +87,7 @@ def precision_and_recall(pictures, limits, places):
 
     Returns:
         Precision `(T, R, A, L)`, at each place the best that is reached there or beyond, 0 where recall does
-        not get; and recall `(T, A, L)` with all detections. Both -1 in areas without objects.
+        not get; and recall `(T, A, L)` with all detections that count. Both -1 in areas without objects.
 
     Reference:
         COCO's `cocoeval.py`, `accumulate`.
@@ -94,18 +95,17 @@ def precision_and_recall(pictures, limits, places):
     objects = np.sum([picture.objects for picture in pictures], axis=0)
     scores = np.concatenate([picture.scores for picture in pictures])
     rank = np.concatenate([np.arange(len(picture.scores)) for picture in pictures])
-    matched = np.concatenate([picture.matched for picture in pictures], axis=2)
     counts = ~np.concatenate([picture.on_ignored for picture in pictures], axis=2)
+    right = np.concatenate([picture.matched for picture in pictures], axis=2) & counts
     order = np.argsort(-scores, kind="stable")
-    areas, thresholds, _ = matched.shape
+    areas, thresholds, _ = right.shape
     precision = np.full((thresholds, len(places), areas, len(limits)), -1.0)
     recall = np.full((thresholds, areas, len(limits)), -1.0)
     for column, limit in enumerate(limits):
         best = order[rank[order] < limit]
         for area in np.flatnonzero(objects):
-            right = np.cumsum((matched & counts)[area][:, best], axis=1)
-            taken = np.cumsum(counts[area][:, best], axis=1)
-            curve = _read_curve(right, taken, objects[area], places)
+            running = (np.cumsum(flags[area][:, best], axis=1) for flags in (right, counts))
+            curve = _read_curve(*running, objects[area], places)
             precision[..., area, column], recall[:, area, column] = curve
     return precision, recall
 
@@ -113,7 +113,7 @@ def precision_and_recall(pictures, limits, places):
 def _read_curve(right, taken, objects, places):
     """Precision `(T, R)` and last recall `(T,)`, from running counts `(T, N)` of right detections and of all."""
     if not right.size:
-        return 0.0, 0.0
+        return np.zeros((len(right), len(places))), np.zeros(len(right))
     reached = right / objects
     share = right / np.maximum(taken, 1)
     best = np.maximum.accumulate(share[:, ::-1], axis=1)[:, ::-1]

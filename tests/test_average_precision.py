@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from kmaskrcnn import average_precision
 from kmaskrcnn.average_precision import evaluate_results
 from kmaskrcnn.geometry.segmentations import to_rle
-from kmaskrcnn.precision_curves import match_detections
+from kmaskrcnn.precision_curves import PictureMatches, match_detections, precision_and_recall
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "data" / "coco_eval_reference"
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -143,6 +143,34 @@ def test_of_equal_overlaps_the_last_object_is_taken():
         np.array([0.5]),
     )
     assert matched.all()
+
+
+def test_precision_is_the_best_at_a_recall_or_beyond():
+    """By hand: right, wrong, right of three objects; with one detection a picture, right and wrong."""
+    pictures = [
+        PictureMatches(
+            np.array(scores), np.array([[right]]), np.zeros((1, 1, 2), bool)[..., :count], objects
+        )
+        for scores, right, count, objects in [
+            ([0.9, 0.7], [True, True], 2, np.array([2])),
+            ([0.8], [False], 1, np.array([1])),
+        ]
+    ]
+    precision, recall = precision_and_recall(
+        pictures, [1, 100], np.array([0, 0.3, 0.5, 2 / 3, 0.7])
+    )
+    np.testing.assert_allclose(precision[0, :, 0, 1], [1, 1, 2 / 3, 2 / 3, 0])
+    np.testing.assert_allclose(precision[0, :, 0, 0], [1, 1, 0, 0, 0])
+    np.testing.assert_allclose(recall[0, 0], [1 / 3, 2 / 3])
+
+
+def test_nearly_equal_overlaps_are_not_equal():
+    """The first detection takes the first object, by the last bit of 0.6, so the second finds none."""
+    overlaps = np.array([[np.nextafter(0.6, 1), 0.6], [0.6, 0.0]])
+    matched, _ = match_detections(
+        overlaps, np.zeros((1, 2), bool), np.zeros(2, bool), np.array([0.5])
+    )
+    assert matched.tolist() == [[[True, False]]]
 
 
 @pytest.mark.parametrize("task", ["box", "mask"])

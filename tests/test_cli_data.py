@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kmaskrcnn.cli import main
+from kmaskrcnn.cli_output import counted
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CITYSCAPES = [str(FIXTURES / "cityscapes" / name) for name in ("gtFine", "leftImg8bit")]
@@ -79,3 +80,8 @@ def test_convert_names_faults_or_leaves_them_out(tmp_path, capsys):
     assert main([*command, "--class-name", "cat"]) == 1
     assert "'labelme' takes none, got ['class_name']" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
+
+
+def test_one_is_not_many():
+    words = [counted(n, noun) for noun in ("picture", "class") for n in (0, 1, 2)]
+    assert words == "0 pictures,1 picture,2 pictures,0 classes,1 class,2 classes".split(",")

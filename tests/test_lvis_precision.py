@@ -75,6 +75,21 @@ def test_a_pictures_best_300_count_of_all_classes_together():
     assert evaluate_lvis(case(), [last, *others, others[0]], "box")["APr"] == 0
 
 
+def test_of_equal_scores_at_the_limit_the_first_results_count():
+    """299 better ones leave one place; the other class comes first, and its object is found."""
+    better = [result(2, [20, 20, 5, 5], 0.9)] * 299
+    last = [result(2, [0, 0, 10, 10], 0.5, 2), result(2, [20, 20, 5, 5], 0.5, 1)]
+    assert evaluate_lvis(case(), better + last, "box")["APf"] == pytest.approx(1)
+    assert evaluate_lvis(case(), better + last[::-1], "box")["APf"] == 0
+
+
+def test_an_object_without_area_is_named():
+    broken = case()
+    del broken["annotations"][1]["area"]
+    with pytest.raises(ValueError, match="an annotation of image 2: no field 'area'"):
+        evaluate_lvis(broken, [], "box")
+
+
 def test_missing_fields_are_named():
     plain = case()
     del plain["images"][1]["neg_category_ids"]

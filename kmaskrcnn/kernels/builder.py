@@ -29,11 +29,11 @@ def build_kernels(cuda=None, force=False) -> Path:
     Raises:
         RuntimeError: there is no compiler, or it fails; its own words are in the message.
     """
-    path = library_path()
+    cuda = _sees_gpu() and bool(_nvcc()) if cuda is None else cuda
+    path = library_path(cuda)
     if path.exists() and not force:
         logger.info("%s is there already", path)
         return path
-    cuda = _sees_gpu() and bool(_nvcc()) if cuda is None else cuda
     commands = compile_commands(cuda)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the folder itself, so that the library comes into being in one step.

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import platform
+import threading
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -20,14 +21,18 @@ def kernels_folder() -> Path:
     return Path(cache, "kmaskrcnn", "kernels")
 
 
-def library_path() -> Path:
-    """The library that fits this process, whether it was built yet or not."""
-    return kernels_folder() / _library_name()
+def library_path(cuda=False) -> Path:
+    """The library that fits this process, with kernels for GPUs or without, whether it was built yet or not."""
+    return kernels_folder() / f"{_library_stem()}{'-cuda' if cuda else ''}.so"
 
 
 def load_library():
-    """The operations as a Python module, or None, which is logged once, where there is no library that loads."""
-    return _load(library_path())
+    """The operations as a Python module, or None, which is logged once, where there is no library that loads.
+
+    Of two libraries it is the one with kernels for GPUs.
+    """
+    with_gpu = library_path(cuda=True)
+    return _load(with_gpu if with_gpu.exists() else library_path())
 
 
 def forget_library():
@@ -66,16 +71,29 @@ def _load(path):
         return None
 
 
+def once(function):
+    """Decorator: a function without arguments is called once in a process, whatever its threads do."""
+    lock, cached = threading.Lock(), functools.cache(function)
+
+    @functools.wraps(function)
+    def locked():
+        with lock:
+            return cached()
+
+    return locked
+
+
 @functools.cache
-def _library_name():
+def _library_stem():
     """Another TensorFlow, processor or source is another file, so no process ever loads one that does not fit."""
     import tensorflow as tf
 
     flags = [flag for flag in tf.sysconfig.get_compile_flags() if not flag.startswith("-I")]
     parts = [tf.version.GIT_VERSION, *flags, _processor()]
-    parts += [path.read_text() for path in sorted(SOURCES.glob("*.*")) if path.suffix != ".py"]
+    built_from = [path for path in sorted(SOURCES.glob("*.*")) if path.suffix != ".py"]
+    parts += [path.read_text() for path in (*built_from, SOURCES / "builder.py")]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    return f"tensorflow-{tf.__version__}-{digest[:12]}.so"
+    return f"tensorflow-{tf.__version__}-{digest[:12]}"
 
 
 def _processor():

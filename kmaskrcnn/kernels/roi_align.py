@@ -7,9 +7,11 @@ level_indices  (N,)    its place among the L features
 pooled         (N, P, P, C)
 """
 
-import functools
+import logging
 
-from kmaskrcnn.kernels.library import has_gpu_kernels, load_library
+from kmaskrcnn.kernels.library import has_gpu_kernels, load_library, once
+
+logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "float16")
 ATTRIBUTES = ("strides", "pool_size", "sampling_ratio", "aligned")
@@ -20,9 +22,18 @@ def is_available() -> bool:
     import tensorflow as tf
 
     library = load_library()
+    if library is None or has_gpu_kernels(library) or not tf.config.list_physical_devices("GPU"):
+        return library is not None
     # On the CPU beside a GPU it would have the feature maps copied to and fro.
-    return library is not None and (
-        has_gpu_kernels(library) or not tf.config.list_physical_devices("GPU")
+    _say_that_gpu_kernels_are_missing()
+    return False
+
+
+@once
+def _say_that_gpu_kernels_are_missing():
+    logger.info(
+        "RoIAlign runs on TensorFlow's own operations: the library has no kernels for GPUs; "
+        "`kmaskrcnn build-kernels --cuda` builds them"
     )
 
 
@@ -57,9 +68,9 @@ def roi_align(features, rois, image_indices, level_indices, **options):
     return library.kmaskrcnn_roi_align(features, rois, image_indices, level_indices, **options)
 
 
-@functools.cache
+@once
 def _register_gradients():
-    """Tell TensorFlow, once in a process and not before the operation is used."""
+    """Tell TensorFlow, not before the operation is used."""
     import tensorflow as tf
 
     @tf.RegisterGradient("KmaskrcnnRoiAlign")

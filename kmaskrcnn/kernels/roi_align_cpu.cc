@@ -170,8 +170,8 @@ std::vector<int> neighbours_together(const Regions& regions) {
   std::vector<std::pair<uint64_t, int>> keys(regions.count);
   for (int r = 0; r < regions.count; ++r) {
     const float* box = regions.boxes + 4 * r;
-    const auto tile = [](float edge) {
-      return static_cast<uint64_t>(std::min(std::max((edge + 8192.0f) / 64.0f, 0.0f), 1023.0f));
+    const auto tile = [](float edge) {  // of NaN the first: std::max takes its first argument
+      return static_cast<uint64_t>(std::min(std::max(0.0f, (edge + 8192.0f) / 64.0f), 1023.0f));
     };
     const uint64_t map = static_cast<uint64_t>(regions.levels[r]) << 24 | (regions.images[r] & 0xffffff);
     keys[r] = {map << 20 | tile(box[1]) << 10 | tile(box[0]), r};

@@ -49,11 +49,12 @@ inline absl::Status read_regions(OpKernelContext* c, Regions* regions) {
 }
 
 inline absl::Status check_shape(const TensorShape& shape, const TensorShape& first) {
-  const bool fits = shape.dims() == 4 && shape.dim_size(0) == first.dim_size(0) &&
-                    shape.dim_size(3) == first.dim_size(3);
+  // A map without cells has none for a region's samples to lie between.
+  const bool fits = shape.dims() == 4 && shape.dim_size(0) == first.dim_size(0) && shape.dim_size(1) > 0 &&
+                    shape.dim_size(2) > 0 && shape.dim_size(3) == first.dim_size(3);
   if (fits) return absl::OkStatus();
-  return absl::InvalidArgumentError("features: got " + shape.DebugString() +
-                                    ", accepted is (B, H, W, C) with the same B and C on all levels");
+  return absl::InvalidArgumentError("features: got " + shape.DebugString() + ", accepted is (B, H, W, C) with H and W "
+                                    "of 1 or more and the same B and C on all levels");
 }
 
 // The given features' shapes as one checked list.

@@ -5,9 +5,7 @@ kernel     (3, 3, C, F)
 convolved  (B, H, W, F)   stride 1, a rim of zeros around the maps
 """
 
-import functools
-
-from kmaskrcnn.kernels.library import load_library
+from kmaskrcnn.kernels.library import load_library, once
 
 DTYPES = ("float32",)
 CHANNEL_STEP = 16  # C and F are multiples of it
@@ -65,9 +63,9 @@ def _turned(kernel):
     return tf.transpose(tf.reverse(kernel, [0, 1]), (0, 1, 3, 2))
 
 
-@functools.cache
+@once
 def _register_gradients():
-    """Tell TensorFlow, once in a process and not before the operation is used."""
+    """Tell TensorFlow, not before the operation is used."""
     import tensorflow as tf
 
     @tf.RegisterGradient("KmaskrcnnWinograd")

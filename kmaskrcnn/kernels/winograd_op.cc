@@ -56,7 +56,7 @@ absl::Status read_maps(OpKernelContext* c, Convolution* to) {
   if (maps.dims() != 4) return refused("maps", maps, "(B, H, W, C)");
   if (other.dims() != 4) return refused("kernel or gradient", other, "four axes");
   *to = {maps.dim_size(0), maps.dim_size(1), maps.dim_size(2), maps.dim_size(3), other.dim_size(3)};
-  if (to->channels % kChannelStep || to->filters % kChannelStep) {
+  if (!to->channels || !to->filters || to->channels % kChannelStep || to->filters % kChannelStep) {
     return refused("maps", maps, "multiples of " + std::to_string(kChannelStep) + " channels and filters");
   }
   return absl::OkStatus();

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_kernels import SIZES, STRIDES, draw, expected, expected_gradient
 
 ROOT = Path(__file__).parents[2]
@@ -65,17 +66,30 @@ def test_both_directions_equal_the_loop(binding, launchers, channels, sampling, 
         np.testing.assert_allclose(gradient, wanted, atol=1e-5)
 
 
-def test_more_regions_than_threads_and_half_numbers(binding, launchers):
-    rng = np.random.default_rng(1)
-    features, *regions = draw(rng, count=300, channels=2)
-    features = [x.astype("float16") for x in features]
-    upstream = rng.normal(size=(300, 3, 3, 2)).astype("float16")
+@pytest.mark.parametrize(
+    "number, precision, count, channels",
+    [
+        ("float16", 2**-10, 300, 2),  # more regions than threads
+        ("float16", 2**-10, 24, 4),  # four numbers at a time
+        ("bfloat16", 2**-7, 24, 4),
+        ("bfloat16", 2**-7, 24, 3),
+        ("float32", 2**-20, 3, 260),  # more channels than a block takes
+    ],
+)
+def test_every_number_format_and_width(binding, launchers, number, precision, count, channels):
+    rng, dtype = np.random.default_rng(1), tf.as_dtype(number).as_numpy_dtype
+    features, *regions = draw(rng, count=count, channels=channels)
+    features = [x.astype(dtype) for x in features]
+    upstream = rng.normal(size=(count, 3, 3, channels)).astype(dtype)
     pooled, gradients = np.empty_like(upstream), [np.empty_like(x) for x in features]
-    launch(binding, launchers[0], features, regions, pooled, number="float16")
-    launch(binding, launchers[1], gradients, regions, upstream, number="float16")
-    np.testing.assert_allclose(pooled, expected(features, *regions), rtol=2**-10, atol=1e-5)
-    for gradient, wanted in zip(gradients, expected_gradient(upstream, *regions)):
-        np.testing.assert_allclose(gradient, wanted, rtol=2**-10, atol=1e-4)
+    launch(binding, launchers[0], features, regions, pooled, number=number)
+    launch(binding, launchers[1], gradients, regions, upstream, number=number)
+    features, upstream = [x.astype("float32") for x in features], upstream.astype("float32")
+    wanted = [expected(features, *regions), *expected_gradient(upstream, *regions)]
+    for found, numbers in zip([pooled, *gradients], wanted):
+        np.testing.assert_allclose(
+            found.astype("float32"), numbers, rtol=precision, atol=precision / 10
+        )
 
 
 def test_regions_without_image_or_level_give_zeros(binding, launchers):

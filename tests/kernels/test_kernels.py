@@ -162,6 +162,8 @@ def test_what_does_not_fit_is_named(kernels):
         ((features, boxes[:, :3], images, levels), "rois: got"),
         ((features, boxes, images[:3], levels), "one number for each of the rois"),
         (([features[0], features[1][..., :3]], boxes, images, levels), "same B and C"),
+        (([features[0], features[1][:, :0]], boxes, images, levels), "H and W of 1 or more"),
+        (([features[0], features[1][:, :, :0]], boxes, images, levels), "H and W of 1 or more"),
     ]
     for arguments, message in wrong:
         with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=message):
@@ -247,6 +249,28 @@ def test_building_again_needs_no_compiler(kernels, monkeypatch):
     assert build_kernels(cuda=False) == library.library_path()
 
 
+def test_a_library_without_gpu_kernels_does_not_stand_for_one_with_them(kernels, monkeypatch):
+    """`--cuda` after a build for the CPU compiles: here it finds no compiler, where it once was content."""
+    monkeypatch.setattr("kmaskrcnn.kernels.builder._nvcc", lambda: None)
+    with pytest.raises(RuntimeError, match="nvcc: no such compiler"):
+        build_kernels(cuda=True)
+
+
+def test_of_two_libraries_the_one_for_gpus_is_loaded(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("KMASKRCNN_KERNELS", str(tmp_path))
+    for cuda in (True, False):
+        library.library_path(cuda).write_text("no library")
+    assert library.load_library() is None
+    assert f"{library.library_path(cuda=True)} does not load" in caplog.text
+
+
+def test_a_gpu_without_kernels_for_it_is_told(kernels, monkeypatch, caplog):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    with caplog.at_level(logging.INFO):
+        assert not kernel.is_available()
+    assert "the library has no kernels for GPUs" in caplog.text
+
+
 @pytest.mark.parametrize(
     "compiler, message", [("no-such-compiler", "no such compiler"), ("false", "failed with 1")]
 )
@@ -259,12 +283,12 @@ def test_a_compiler_that_fails_is_named(compiler, message, tmp_path, monkeypatch
 
 
 def test_another_tensorflow_is_another_file(monkeypatch):
-    library._library_name.cache_clear()
+    library._library_stem.cache_clear()
     own = library.library_path().name
     monkeypatch.setattr(tf.version, "GIT_VERSION", "v9")
-    library._library_name.cache_clear()
+    library._library_stem.cache_clear()
     other = library.library_path().name
-    library._library_name.cache_clear()
+    library._library_stem.cache_clear()
     assert own.startswith(f"tensorflow-{tf.__version__}-") and own != other
 
 

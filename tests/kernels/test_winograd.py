@@ -132,6 +132,7 @@ def test_what_does_not_fit_is_named(kernels):
     maps, kernel, bias, _ = draw((1, 4, 4, 16), 16)
     for arguments, message in [
         ((maps[..., :12], kernel[:, :, :12], bias), "multiples of 16"),
+        ((maps[..., :0], kernel[:, :, :0], bias), "multiples of 16"),
         ((maps, kernel[:2], bias), "kernel: got"),
         ((maps, kernel, bias[:3]), "bias: got"),
         ((maps[0], kernel, bias), "rank 4|maps: got"),
