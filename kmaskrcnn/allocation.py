@@ -1,8 +1,8 @@
 """Memory that is given back is asked for again a millisecond later: tell the C library to keep it.
 
 A step allocates and frees hundreds of tensors of many megabytes. glibc returns each of them to the kernel and
-fetches, zeroes and maps fresh pages for the next, on one core, while the others wait. Keeping them makes
-training and prediction on CPUs 15 to 40 % faster; the peak stays what it was (measured, benchmarks/RESULTS.md).
+fetches, zeroes and maps fresh pages for the next, on one core, while the others wait. Keeping them took 15 to 40 % off
+the time of a small model on CPUs; the peak stays what it was (measured, benchmarks/RESULTS.md).
 """
 
 import ctypes

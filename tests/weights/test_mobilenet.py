@@ -158,6 +158,10 @@ def test_sources_that_do_not_fit_are_named(small, tmp_path):
     gray = build_backbone("mobilenet_v2", alpha=0.35, in_channels=1)
     with pytest.raises(ValueError, match="layer 'Conv1' of backbone 'mobilenet_v2_0.35'"):
         load_backbone_weights(gray, tmp_path / "rgb.h5")
+    further = keras.layers.Conv2D(8, 1)(small.output["C5"])
+    longer = keras.Model(small.inputs, {**small.output, "C6": further}, name=small.name)
+    with pytest.raises(ValueError, match=r"'mobilenet_v2_0.35' has 15\d layers, the source 15\d"):
+        load_backbone_weights(longer, tmp_path / "rgb.h5")
 
 
 def test_a_published_file_fills_a_trunk_and_its_last_stage(tmp_path):
