@@ -111,7 +111,8 @@ def _copy_weights(model, folded, pairs):
     if lost:
         raise ValueError(f"model {model.name!r}: its copy has weights of other names: {lost[:5]}.")
     for path in wanted.keys() & values.keys():
-        wanted[path].assign(values[path])
+        # JAX would share the array, and delete it when one of the models gives its own away.
+        wanted[path].assign(ops.copy(values[path]))
     for old, new in zip(_conv_norms(model), _conv_norms(folded), strict=True):
         if old.norm in FOLDED:
             bias = old.bias if old.use_bias else 0.0

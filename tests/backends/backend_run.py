@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tiny import EVERYTHING, batch, tiny_model  # noqa: E402
 
+from kmaskrcnn.export.folding import fold_batch_norms  # noqa: E402
+
 PICTURES = 8  # one for each of eight devices
 
 
@@ -53,6 +55,8 @@ def main(folder, way):
         model.save_weights(folder / f"{name}.weights.h5")
         results |= {f"learnt/{key}": value for key, value in detect(model).items()}
         model.load_weights(folder / "start.weights.h5")
+        folded = fold_batch_norms(model)
+        results |= {f"folded/{key}": value for key, value in detect(folded).items()}
         results |= {f"start/{key}": value for key, value in detect(model).items()}
     np.savez(folder / name, **results)
 

@@ -98,6 +98,14 @@ def test_weights_of_tensorflow_detect_the_same(other, model, folder):
     check_detections(part(other[1], "start"), detect(model))
 
 
+def test_a_folded_copy_detects_the_same_and_leaves_the_model_whole(other, model, folder):
+    """The script goes on with the model: under JAX a copy that shared its arrays would delete them."""
+    model.load_weights(folder / "start.weights.h5")
+    expected = detect(model)
+    check_detections(part(other[1], "folded"), expected)
+    check_detections(part(other[1], "start"), expected)
+
+
 def test_it_learns_as_tensorflow_does(other, tensorflow_losses):
     backend, results = other
     check_losses(part(results, "loss"), tensorflow_losses)
