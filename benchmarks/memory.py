@@ -35,7 +35,7 @@ def measure(case="1x512x512", classes=80, train=False, objects=5, **changes):
     import kmaskrcnn
     from kmaskrcnn.allocation import keep_freed_memory
 
-    keep_freed_memory()
+    keep_freed_memory(one_heap=train)  # as the commands do
     names = tuple(f"class {i}" for i in range(max(classes, 90 * train)))
     shape = parse_case(case)
     config = kmaskrcnn.MaskRCNNConfig(

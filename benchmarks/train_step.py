@@ -76,7 +76,7 @@ def main():
 
     from kmaskrcnn.allocation import keep_freed_memory
 
-    keep_freed_memory()
+    keep_freed_memory(one_heap=True)  # as the commands that train
     record = {"bench": "train_step", "case": args.case, "bf16": args.bf16}
     record["import_s"] = round(time.perf_counter() - START, 2)
     case = parse_case(args.case)

@@ -8,7 +8,7 @@ from pathlib import Path
 from kmaskrcnn.allocation import keep_freed_memory
 from kmaskrcnn.cli_datasets import add_dataset_commands, add_format
 from kmaskrcnn.cli_output import counted, show, write_json
-from kmaskrcnn.cli_training import add_training_commands
+from kmaskrcnn.cli_training import TRAINING_COMMANDS, add_training_commands
 
 EXAMPLES = """examples:
   kmaskrcnn demo --output demo
@@ -53,7 +53,7 @@ def main(arguments=None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    keep_freed_memory()
+    keep_freed_memory(one_heap=options.command in TRAINING_COMMANDS)
     try:
         options.run(options)
     except KeyboardInterrupt:

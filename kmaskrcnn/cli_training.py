@@ -6,6 +6,8 @@ from pathlib import Path
 from kmaskrcnn.cli_datasets import add_format
 from kmaskrcnn.cli_output import show, write_json
 
+TRAINING_COMMANDS = ("demo", "train", "find-learning-rate")
+
 
 def add_training_commands(command):
     """Adds them to the parser; `command(run, help_text)` makes the parser of one."""
