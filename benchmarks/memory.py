@@ -92,9 +92,10 @@ def plot(found, path):
         numbers = [point["number"] for point in points]
         for row, key in enumerate(("median_s", "peak_mb")):
             panel = panels[row][column]
-            panel.plot(numbers, [point[key] for point in points], "o-", color="tab:green")
-            panel.set_xlim(left=0)
-            panel.set_ylim(bottom=0)
+            values = [point[key] for point in points]
+            panel.plot(numbers, values, "o-", color="tab:green")
+            panel.set_xlim(0, 1.08 * max(numbers))
+            panel.set_ylim(0, 1.1 * max(values))
             panel.set(title=name * (row == 0), ylabel=("seconds", "MB")[row] * (column == 0))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
