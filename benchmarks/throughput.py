@@ -64,16 +64,11 @@ def theirs(args, images, truth):
     model = model.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
     pictures = [torch.from_numpy(x).permute(2, 0, 1).to(device) / 255 for x in images]
-    targets = [
-        {
-            "boxes": torch.from_numpy(boxes).to(device),
-            "labels": torch.from_numpy(labels.astype("int64") + 1).to(device),
-            "masks": torch.from_numpy(np.stack([_pasted(b, images.shape[1:3]) for b in boxes])).to(
-                device
-            ),
-        }
-        for boxes, labels in zip(truth["boxes"], truth["labels"])
-    ]
+    targets = []
+    for boxes, labels in zip(truth["boxes"], truth["labels"]):
+        masks = np.stack([_pasted(box, images.shape[1:3]) for box in boxes])
+        arrays = {"boxes": boxes, "labels": labels.astype("int64") + 1, "masks": masks}
+        targets.append({name: torch.from_numpy(x).to(device) for name, x in arrays.items()})
 
     def wait():
         if device.type == "cuda":
