@@ -2,21 +2,25 @@
 
     truth, found -> overlaps -> matches at 10 thresholds in 4 areas -> curves of a class -> AP
 
-pycocotools measures overlaps; `precision_curves` does the rest for all thresholds and areas at once, with
-the same outcome. Classes are evaluated one at a time, with only the pictures that a class is or was found
+pycocotools measures overlaps of boxes and masks; the rest is done for all thresholds and areas at once, with
+the outcome of its own loops. Classes are evaluated one at a time, with only the pictures that a class is or was found
 in, so that memory is that of the largest class.
 """
 
-import contextlib
-import sys
-import threading
+from collections import defaultdict
 
 import numpy as np
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import Params
 
-from kmaskrcnn.evaluation_case import read_case, read_field, read_rle
+from kmaskrcnn.evaluation_case import (
+    name_annotation,
+    name_result,
+    read_case,
+    read_field,
+    read_rles,
+)
+from kmaskrcnn.geometry.segmentations import mask_areas
+from kmaskrcnn.overlaps import box_overlaps, keypoint_similarity, mask_overlaps
 from kmaskrcnn.precision_curves import PictureMatches, match_detections, precision_and_recall
 
 # task: (pycocotools' name for it, the field of a result that it needs, its areas in order)
@@ -61,8 +65,7 @@ def evaluate_results(ground_truth, results, task="box", sigmas=None):
     if task not in TASKS:
         raise ValueError(f"task: one of {sorted(TASKS)} wanted, got {task!r}.")
     case = read_case(ground_truth, results, TASKS[task][1])
-    with quiet_in_this_thread():
-        curves = [evaluate_category(number, case, task, sigmas) for number in sorted(case.names)]
+    curves = [evaluate_category(number, case, task, sigmas) for number in sorted(case.names)]
     return _summarise(curves, [case.names[number] for number in sorted(case.names)], task)
 
 
@@ -80,100 +83,80 @@ def evaluate_category(category, case, task, sigmas=None, limits=None, not_exhaus
     Returns:
         Precision `(T, R, A, L)` and recall `(T, A, L)`, as of `precision_and_recall`.
     """
-    truth, found = case.truth.get(category, ()), case.found.get(category, ())
-    evaluation = _Evaluation(
-        _index(case.images, [_truth_entry(entry, case.images, task) for entry in truth]),
-        _index(case.images, [_result_entry(entry, case.images, task) for entry in found]),
-        TASKS[task][0],
-    )
-    evaluation.not_exhaustive = not_exhaustive
-    evaluation.params.catIds = [category]
-    evaluation.params.imgIds = sorted({entry["image_id"] for entry in (*truth, *found)})
-    if sigmas is not None:
-        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, float)
-    if limits is not None:
-        evaluation.params.maxDets = list(limits)
-    return evaluation.curves()
+    rules = Params(TASKS[task][0])
+    limits = rules.maxDets if limits is None else limits
+    annotations = case.truth.get(category, ())
+    results = sorted(case.found.get(category, ()), key=lambda result: -result["score"])
+    scores = np.array([result["score"] for result in results], float)
+    objects, areas, crowd, counts = _read_truth(annotations, case.images, task)
+    ignored = ~counts | _outside(areas, rules.areaRng)
+    found, areas = _read_found(results, case.images, task)
+    uncounted = _outside(areas, rules.areaRng)
+    measure = _overlaps_of(task, rules, sigmas)
+    thresholds = np.minimum(rules.iouThrs, 1 - 1e-10)
+    pictures = [PictureMatches.of_nothing(len(rules.areaRng), len(thresholds))]
+    of_truth, of_found = _by_picture(annotations), _by_picture(results)
+    for image_id in sorted({*of_truth, *of_found}):
+        own, best = of_truth[image_id], of_found[image_id][: limits[-1]]
+        overlaps = measure([found[n] for n in best], [objects[n] for n in own], crowd[own])
+        out = ignored[:, own]
+        matched, on_ignored = match_detections(overlaps, out, crowd[own], thresholds)
+        forgiven = uncounted[:, best] | (image_id in not_exhaustive)
+        on_ignored |= ~matched & forgiven[:, None]
+        pictures.append(PictureMatches(scores[best], matched, on_ignored, (~out).sum(axis=1)))
+    return precision_and_recall(pictures, limits, rules.recThrs)
 
 
-class _Evaluation(COCOeval):
-    """pycocotools' overlaps of one class, and what follows from them.
-
-    The original loops over areas, thresholds, detections and objects in turn, which takes minutes
-    for thousands of pictures.
-    """
-
-    not_exhaustive = frozenset()  # pictures where what is not marked may be there all the same
-
-    def curves(self):
-        """Precision and recall as of `evaluate_category`."""
-        self._prepare()
-        given = self.params
-        nothing = PictureMatches.of_nothing(len(given.areaRng), len(given.iouThrs))
-        pictures = [nothing, *(self._match(image_id) for image_id in given.imgIds)]
-        return precision_and_recall(pictures, given.maxDets, given.recThrs)
-
-    def _match(self, image_id):
-        key = image_id, self.params.catIds[0]
-        truth = self._gts[key]
-        found = sorted(self._dts[key], key=lambda entry: -entry["score"])[: self.params.maxDets[-1]]
-        measure = self.computeOks if self.params.iouType == "keypoints" else self.computeIoU
-        overlaps = np.reshape(measure(*key), (len(found), len(truth)))
-        crowd = np.array([entry["iscrowd"] for entry in truth], bool)
-        ignored = np.array([entry["ignore"] for entry in truth], bool) | self._outside(truth)
-        thresholds = np.minimum(self.params.iouThrs, 1 - 1e-10)
-        matched, on_ignored = match_detections(overlaps, ignored, crowd, thresholds)
-        uncounted = self._outside(found) | (image_id in self.not_exhaustive)
-        on_ignored |= ~matched & uncounted[:, None]
-        scores = np.array([entry["score"] for entry in found], float)
-        return PictureMatches(scores, matched, on_ignored, (~ignored).sum(axis=1))
-
-    def _outside(self, entries):
-        """Whether entries are too small or too large for each area, `(A, N)`."""
-        sizes = np.array([entry["area"] for entry in entries], float)
-        smallest, largest = np.array(self.params.areaRng, float).T[..., None]
-        return (sizes < smallest) | (sizes > largest)
-
-
-def _index(images, entries):
-    """Entries as pycocotools holds them, with the pictures that they are of."""
-    coco = COCO()
-    numbered = [{**entry, "id": number} for number, entry in enumerate(entries)]
-    own = [images[number] for number in {entry["image_id"] for entry in entries}]
-    coco.dataset = {"images": own, "annotations": numbered, "categories": []}
-    coco.createIndex()
-    return coco
-
-
-def _truth_entry(annotation, images, task):
-    """A ground-truth object with all that pycocotools reads of it."""
-    where = f"annotation {annotation.get('id')} of image {annotation['image_id']}"
-    box = read_field(annotation, "bbox", where)
-    entry = annotation | {
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-        "area": annotation.get("area", box[2] * box[3]),
-    }
+def _read_truth(annotations, images, task):
+    """What overlaps are measured of, areas, crowds, and whether an object is one to be found."""
+    boxes = [read_field(entry, "bbox", name_annotation(entry)) for entry in annotations]
+    areas = [entry.get("area", box[2] * box[3]) for entry, box in zip(annotations, boxes)]
+    crowd = np.array([bool(entry.get("iscrowd")) for entry in annotations], bool)
+    counts, objects = ~crowd, boxes
     if task == "mask":
-        entry["segmentation"] = read_rle(annotation, images, where)
+        objects = read_rles(annotations, images, name_annotation)
     if task == "keypoint":
-        visible = np.count_nonzero(read_field(annotation, "keypoints", where)[2::3])
-        entry["num_keypoints"] = annotation.get("num_keypoints", visible)
-    return entry
+        points = [read_field(entry, "keypoints", name_annotation(entry)) for entry in annotations]
+        labelled = [
+            entry.get("num_keypoints", np.count_nonzero(own[2::3]))
+            for entry, own in zip(annotations, points)
+        ]
+        counts &= np.array(labelled, int) > 0
+        objects = list(zip(points, boxes, areas))
+    return objects, np.array(areas, float), crowd, counts
 
 
-def _result_entry(result, images, task):
-    """A result with its area, which decides whether it counts among the small, medium or large."""
-    field = TASKS[task][1]
-    entry = {key: result[key] for key in ("image_id", "category_id", "score", field)}
+def _read_found(results, images, task):
+    """What overlaps are measured of, and areas: whether a detection is small, medium or large."""
+    found = [result[TASKS[task][1]] for result in results]
+    if task == "mask":
+        found = read_rles(results, images, name_result)
+        return found, mask_areas(found)
     if task == "box":
-        entry["area"] = result["bbox"][2] * result["bbox"][3]
-    elif task == "mask":
-        where = f"a result of image {result['image_id']}"
-        entry["segmentation"] = read_rle(result, images, where)
-        entry["area"] = float(coco_mask.area(entry["segmentation"]))
-    else:
-        entry["area"] = float(np.ptp(result[field][0::3]) * np.ptp(result[field][1::3]))
-    return entry
+        return found, np.array([box[2] * box[3] for box in found], float)
+    return found, np.array([np.ptp(own[0::3]) * np.ptp(own[1::3]) for own in found], float)
+
+
+def _overlaps_of(task, rules, sigmas):
+    """A function of a picture's detections, objects, and which of these are crowds."""
+    if task == "keypoint":
+        sigmas = rules.kpt_oks_sigmas if sigmas is None else sigmas
+        return lambda found, objects, crowd: keypoint_similarity(found, objects, sigmas)
+    return box_overlaps if task == "box" else mask_overlaps
+
+
+def _outside(areas, ranges):
+    """Whether areas are too small or too large for each range, `(A, N)`."""
+    smallest, largest = np.array(ranges, float).T[..., None]
+    return (areas < smallest) | (areas > largest)
+
+
+def _by_picture(entries):
+    """`{image id: places of its entries}`."""
+    places = defaultdict(list)
+    for place, entry in enumerate(entries):
+        places[entry["image_id"]].append(place)
+    return places
 
 
 def _summarise(curves, names, task):
@@ -204,27 +187,3 @@ def mean_measured(values):
     """The mean of what was measured, `None` where nothing was; -1 marks what was not."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else None
-
-
-class _OtherThreadsOutput:
-    """Standard output for all threads but the one that makes it."""
-
-    def __init__(self):
-        self._output, self._silent = sys.stdout, threading.get_ident()
-
-    def write(self, text):
-        return len(text) if threading.get_ident() == self._silent else self._output.write(text)
-
-    def __getattr__(self, name):
-        return getattr(self._output, name)
-
-
-# One at a time: two threads that swap standard output could put it back in the wrong order.
-_OUTPUT_LOCK = threading.Lock()
-
-
-@contextlib.contextmanager
-def quiet_in_this_thread():
-    """Drops what pycocotools prints, and only that."""
-    with _OUTPUT_LOCK, contextlib.redirect_stdout(_OtherThreadsOutput()):
-        yield

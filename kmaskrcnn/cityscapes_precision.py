@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from kmaskrcnn.evaluation_case import read_case, read_rle
+from kmaskrcnn.evaluation_case import name_annotation, name_result, read_case, read_rles
+from kmaskrcnn.geometry.segmentations import mask_areas
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # of IoU, with the original's rounding
 SMALLEST = 100  # pixels
@@ -97,11 +98,11 @@ def _by_picture(entries):
 
 
 def _measure(truth, found, void, images):
-    objects = [read_rle(entry, images, f"annotation {entry.get('id')}") for entry in truth]
-    masks = [read_rle(entry, images, f"a result of image {entry['image_id']}") for entry in found]
-    kept = [place for place, mask in enumerate(masks) if coco_mask.area(mask)]
+    objects = read_rles(truth, images, name_annotation)
+    masks = read_rles(found, images, name_result)
+    kept = np.flatnonzero(mask_areas(masks)).tolist()
     masks = [masks[place] for place in kept]
-    areas, object_areas = coco_mask.area(masks), coco_mask.area(objects)
+    areas, object_areas = mask_areas(masks), mask_areas(objects)
     shared = _shared_pixels(masks, objects)
     groups = np.array([bool(entry.get("iscrowd")) for entry in truth], bool)
     small = object_areas < SMALLEST
@@ -123,7 +124,7 @@ def _shared_pixels(masks, others):
         return np.zeros((len(masks), len(others)))
     # With a crowd pycocotools divides by the mask's own area alone.
     shares = coco_mask.iou(masks, others, [1] * len(others))
-    return np.rint(shares * coco_mask.area(masks)[:, None])
+    return np.rint(shares * mask_areas(masks)[:, None])
 
 
 def _encoded(rle):

@@ -25,7 +25,7 @@ class Detections:
         keypoints: `(N, K, 3)` float32, x, y and score or visibility in the original picture's
             pixels, or None.
         class_names: names by label; empty where they are not known.
-        paste_rule: how masks come into the picture, see `geometry.masks.paste_window`.
+        paste_rule: how masks come into the picture, see `geometry.masks.paste_windows`.
         keypoint_skeleton: pairs of keypoints that a line joins when drawn.
         keypoint_rule: of the model's configuration: `"torchvision"` where a pixel's centre has its number for its
             coordinate, as in COCO's json, `"window"` where it lies half a pixel further.
@@ -144,16 +144,21 @@ class Detections:
             `score`, with masks `segmentation` (RLE; `area` is then the mask's) and with keypoints
             `keypoints` (3 K numbers, in COCO's count, where a pixel's centre is its number).
         """
-        corners, sizes = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
+        sizes = self.boxes[:, 2:] - self.boxes[:, :2]
+        labels = self.labels.tolist()
+        ids = [label + 1 if category_ids is None else int(category_ids[label]) for label in labels]
+        boxes = np.concatenate([self.boxes[:, :2], sizes], axis=1).tolist()
         results = [
             {
                 "image_id": int(image_id),
-                "category_id": int(label + 1 if category_ids is None else category_ids[label]),
-                "bbox": [*corner.tolist(), *size.tolist()],
-                "area": float(size.prod()),
-                "score": float(score),
+                "category_id": category_id,
+                "bbox": box,
+                "area": area,
+                "score": score,
             }
-            for corner, size, label, score in zip(corners, sizes, self.labels, self.scores)
+            for category_id, box, area, score in zip(
+                ids, boxes, sizes.prod(axis=1).tolist(), self.scores.tolist()
+            )
         ]
         if self.masks is not None:
             for result, rle in zip(results, self.rles()):

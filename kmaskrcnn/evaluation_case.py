@@ -7,7 +7,7 @@ import numbers
 from collections import defaultdict
 from dataclasses import dataclass
 
-from kmaskrcnn.geometry.segmentations import to_rle
+from kmaskrcnn.geometry.segmentations import to_rles
 
 logger = logging.getLogger(__name__)
 
@@ -116,14 +116,43 @@ def _by_category(entries):
     return groups
 
 
-def read_rle(entry, images, where):
-    """The compressed RLE of an annotation's or result's segmentation; the error says where."""
-    image = images[entry["image_id"]]
-    size = (
-        read_field(image, "height", "ground_truth images"),
-        read_field(image, "width", "images"),
-    )
+def name_annotation(annotation):
+    """What an error calls it."""
+    return f"annotation {annotation.get('id')} of image {annotation['image_id']}"
+
+
+def name_result(result):
+    """What an error calls it."""
+    return f"a result of image {result['image_id']}"
+
+
+def read_rles(entries, images, where):
+    """The compressed RLEs of annotations' or results' segmentations.
+
+    Args:
+        entries: annotations or results.
+        images: `{image id: entry}`.
+        where: function of an entry to the words that name it in an error.
+
+    Raises:
+        ValueError: a segmentation is malformed or missing.
+    """
+    sizes = [_image_size(images[entry["image_id"]]) for entry in entries]
+    segmentations = [read_field(entry, "segmentation", where(entry)) for entry in entries]
     try:
-        return to_rle(read_field(entry, "segmentation", where), *size)
-    except (TypeError, ValueError) as error:
+        return to_rles(segmentations, sizes)
+    except (KeyError, TypeError, ValueError):
+        for entry, segmentation, size in zip(entries, segmentations, sizes):
+            _name_fault(segmentation, size, where(entry))
+        raise
+
+
+def _image_size(image):
+    return tuple(read_field(image, side, "ground_truth images") for side in ("height", "width"))
+
+
+def _name_fault(segmentation, size, where):
+    try:
+        to_rles([segmentation], [size])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error

@@ -14,12 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kmaskrcnn.average_precision import (
-    TASKS,
-    evaluate_category,
-    mean_measured,
-    quiet_in_this_thread,
-)
+from kmaskrcnn.average_precision import TASKS, evaluate_category, mean_measured
 from kmaskrcnn.evaluation_case import read_case, read_field
 
 MOST_DETECTIONS = 300
@@ -50,13 +45,12 @@ def evaluate_lvis(ground_truth, results, task="mask"):
     case = read_case(ground_truth, results, TASKS[task][1])
     frequencies = [_frequency(case.categories[number]) for number in sorted(case.categories)]
     case, not_exhaustive = _judged(case)
-    with quiet_in_this_thread():
-        curves = [
-            evaluate_category(
-                number, case, task, limits=[MOST_DETECTIONS], not_exhaustive=not_exhaustive[number]
-            )
-            for number in sorted(case.categories)
-        ]
+    curves = [
+        evaluate_category(
+            number, case, task, limits=[MOST_DETECTIONS], not_exhaustive=not_exhaustive[number]
+        )
+        for number in sorted(case.categories)
+    ]
     return _summarise(curves, [case.names[n] for n in sorted(case.names)], np.array(frequencies))
 
 

@@ -60,9 +60,12 @@ def match_detections(overlaps, ignored, crowd, thresholds):
     hit = np.broadcast_to(overlaps[detection, taken] >= thresholds[:, None], (*shape, len(taken)))
     matched[..., detection] = hit
     on_ignored[..., detection] = hit & ignored[:, None, taken]
+    contested = np.flatnonzero((near & ~alone).any(axis=1))
+    if not contested.size:
+        return matched, on_ignored
     free = np.ones((*shape, len(crowd)), bool)
     area, threshold = np.indices(shape)
-    for detection in np.flatnonzero((near & ~alone).any(axis=1)):
+    for detection in contested:
         rivals = np.flatnonzero(near[detection])
         overlap = overlaps[detection, rivals]
         allowed = (overlap >= thresholds[:, None]) & (free[..., rivals] | crowd[rivals])

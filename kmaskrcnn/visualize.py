@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kmaskrcnn.detections import Detections
-from kmaskrcnn.geometry.masks import paste_window
+from kmaskrcnn.geometry.masks import paste_windows
 from kmaskrcnn.geometry.segmentations import rasterise_in_box
 
 # Okabe and Ito, "Color universal design" (2008), without black; ordered so that neighbours differ.
@@ -217,7 +217,7 @@ def _draw(image, detections, texts, shown, color_by, threshold, scale):
     # The best lies on top.
     for index in reversed(range(len(detections))):
         if shown["masks"] and detections.masks is not None:
-            mask = paste_window(detections.masks[index], boxes[index], size, threshold)
+            (mask,) = paste_windows(detections.masks[[index]], boxes[[index]], size, threshold)
             _draw_mask(canvas, *mask, colors[index], max(1, line // 2))
         if shown["boxes"]:
             _draw_box(canvas, boxes[index], colors[index], line)

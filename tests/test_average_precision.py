@@ -5,7 +5,6 @@ import copy
 import io
 import json
 import re
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from kmaskrcnn import average_precision
 from kmaskrcnn.average_precision import evaluate_results
 from kmaskrcnn.geometry.segmentations import to_rle
 from kmaskrcnn.precision_curves import PictureMatches, match_detections, precision_and_recall
@@ -124,6 +122,29 @@ def test_the_numbers_are_those_of_pycocotools(seed, names):
     np.testing.assert_allclose(numbers(metrics), expected, rtol=1e-12)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_keypoints_numbers_are_those_of_pycocotools(seed):
+    """Crowds, objects without labelled keypoints and hidden ones among them."""
+    ground_truth, results = make_case(seed)
+    generator = np.random.default_rng(seed)
+    for entry in (*ground_truth["annotations"], *results):
+        x, y, w, h = entry["bbox"]
+        places = np.linspace(0.1, 0.9, 17)[:, None] * [w, h] + [x, y]
+        labelled = generator.random(17) < generator.choice([0, 0.5, 1])
+        seen = np.ones(17) if "score" in entry else labelled * 2
+        moved = places + generator.normal(0, 0.05 * w, (17, 2))
+        entry["keypoints"] = np.column_stack([moved, seen]).ravel().tolist()
+        entry.pop("segmentation")
+        if "score" not in entry:
+            entry["num_keypoints"] = int(labelled.sum())
+    if not results:
+        return
+    expected = pycocotools_stats(ground_truth, results, "keypoints")
+    metrics = evaluate_results(ground_truth, results, "keypoint")
+    np.testing.assert_allclose(numbers(metrics), expected, rtol=1e-12)
+
+
 def test_crowds_and_small_objects_are_not_asked_for():
     """A detection on a crowd, or an unmatched one of another size, is neither right nor wrong."""
     overlaps = np.array([[0.9, 0.7], [0.6, 0.8], [0.0, 0.6]])
@@ -180,16 +201,6 @@ def test_arguments_are_not_changed_and_nothing_is_printed(task, capsys):
     evaluate_results(ground_truth, results, task)
     assert (ground_truth, results) == before
     assert capsys.readouterr() == ("", "")
-
-
-def test_other_threads_may_print_meanwhile(capsys):
-    with average_precision.quiet_in_this_thread():
-        thread = threading.Thread(target=print, args=["from another thread"])
-        thread.start()
-        thread.join()
-        print("from this one")
-    print("afterwards")
-    assert capsys.readouterr().out == "from another thread\nafterwards\n"
 
 
 def test_nothing_found_is_zero_and_nothing_to_find_is_none():
@@ -266,3 +277,23 @@ def test_unknown_categories_are_warned_of(caplog):
         ground_truth, results
     )
     assert "4711" in caplog.text
+
+
+def test_other_numbers_of_keypoints_than_sigmas_are_named():
+    truth = {
+        "images": [{"id": 1, "height": 9, "width": 9}],
+        "categories": [{"id": 1, "name": "hand"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [0, 0, 9, 9],
+                "keypoints": [1, 1, 2] * 3,
+            }
+        ],
+    }
+    found = [{"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [1, 1, 1] * 3}]
+    with pytest.raises(ValueError, match="have 3 of them, and there are 17 sigmas"):
+        evaluate_results(truth, found, "keypoint")
+    assert evaluate_results(truth, found, "keypoint", sigmas=[0.1] * 3)["AP"] == pytest.approx(1)

@@ -118,3 +118,8 @@ def test_forgiveness_wants_more_than_the_thresholds_share():
     found = [((A,), 0.5), ((FAR,), 0.9)]
     half = rle((20, 20, 6), (26, 20, 6))
     assert evaluate([((A,), 0)], found, half) == evaluate([((A,), 0)], found)
+
+
+def test_more_detections_of_a_picture_than_pycocotools_sums():
+    found = [((A,), 0.9)] + [((FAR,), 0.1 + n / 1000) for n in range(299)]
+    assert evaluate([((A,), 0)], found) == pytest.approx(1)

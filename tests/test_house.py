@@ -32,6 +32,7 @@ FLOORS = {
     "cityscapes_precision": 2,
     "evaluation_case": 1,
     "precision_curves": 1,
+    "overlaps": 1,
     "coco_format": 1,
     "config": 1,
     "config_checks": 0,

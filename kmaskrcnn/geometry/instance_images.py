@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kmaskrcnn.geometry.masks import window_to_rle
+from kmaskrcnn.geometry.run_lengths import windows_to_rles
 
 
 def split_instances(ids, ignored=(0,)):
@@ -22,7 +22,9 @@ def split_instances(ids, ignored=(0,)):
 def mask_to_rle(mask):
     """COCO's RLE, ready for json, of a `(height, width)` bool mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return window_to_rle(mask[:1, :1], 0, 0, mask.shape)
-    window = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return window_to_rle(window, rows[0], columns[0], mask.shape)
+    if rows.size:
+        top, left = rows[0], columns[0]
+        window = mask[top : rows[-1] + 1, left : columns[-1] + 1]
+    else:
+        window, top, left = mask[:1, :1], 0, 0
+    return windows_to_rles([(window, top, left)], mask.shape)[0]

@@ -9,17 +9,16 @@ continuous: pixel x spans [x, x + 1) and is sampled at its centre x + 0.5, so th
 rounding.
 """
 
-import math
-
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
+
+from kmaskrcnn.geometry.run_lengths import windows_to_rles
 
 
 def paste_masks(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
     """Place masks from their boxes' frames into the picture.
 
-    Needs N x height x width bytes: for many masks on a large picture take `paste_window` or
+    Needs N x height x width bytes: for many masks on a large picture take `paste_windows` or
     `masks_to_rles` instead.
 
     Args:
@@ -27,7 +26,7 @@ def paste_masks(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
         boxes: `(N, 4)` float, xyxy in the picture's continuous pixels; they may leave the picture.
         image_size: `(height, width)` of the picture.
         threshold: a pixel belongs to the object from this probability on.
-        rule: `"half_pixel"`, or `"torchvision"`, see `paste_window`.
+        rule: `"half_pixel"`, or `"torchvision"`, see `paste_windows`.
 
     Returns:
         `(N, height, width)` bool. A box without area has an empty mask.
@@ -39,46 +38,38 @@ def paste_masks(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
         Mask R-CNN, section 3.1 ("resized to the RoI size, and binarized at a threshold of 0.5"),
         sampled at pixel centres with zeros around the mask as Detectron2's `paste_masks_in_image`.
     """
-    masks, boxes = _check(masks, boxes)
+    windows = paste_windows(masks, boxes, image_size, threshold, rule)
     pasted = np.zeros((len(masks), *image_size), bool)
-    for canvas, mask, box in zip(pasted, masks, boxes):
-        window, top, left = paste_window(mask, box, image_size, threshold, rule)
+    for canvas, (window, top, left) in zip(pasted, windows):
         canvas[top : top + window.shape[0], left : left + window.shape[1]] = window
     return pasted
 
 
-def paste_window(mask, box, image_size, threshold=0.5, rule="half_pixel"):
-    """Place one mask, and return only the part of the picture that its box reaches.
+def paste_windows(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
+    """Place masks, and return only the parts of the picture that their boxes reach.
 
     Args:
-        mask: `(M, M)` float, probabilities in the box's frame.
-        box: `(4,)` float, xyxy in the picture's continuous pixels.
-        image_size: `(height, width)` of the picture.
-        threshold: a pixel belongs to the object from this probability on.
+        masks, boxes, image_size, threshold: as for `paste_masks`.
         rule: `"half_pixel"`; or as the published AP of others' weights was measured, `"torchvision"`:
             into a box of whole pixels, up to one too wide and as far off, or `"matterport"`: into the
             box rounded to whole pixels.
 
     Returns:
-        `(window, top, left)`: a bool array, and the picture's row and column of its first pixel.
+        An iterator of N `(window, top, left)`: a bool array, and the picture's row and column of its
+        first pixel. One is made at a time.
+
+    Raises:
+        ValueError: the shapes of `masks` and `boxes` do not belong together.
     """
+    masks, boxes = _check(masks, boxes)
     if rule == "torchvision":
-        return _paste_in_whole_pixels(mask, box, image_size, threshold)
+        return (
+            _paste_in_whole_pixels(mask, box, image_size, threshold)
+            for mask, box in zip(masks, boxes)
+        )
     if rule == "matterport":
-        box = np.round(box)
-    cells = np.zeros((mask.shape[0] + 3, mask.shape[1] + 3), np.float32)
-    cells[1:-2, 1:-2] = mask
-    x1, y1, x2, y2 = (float(value) for value in box)
-    top, below, share_below = _neighbours(y1, y2, mask.shape[0], image_size[0])
-    left, right, share_right = _neighbours(x1, x2, mask.shape[1], image_size[1])
-    # Bilinear sampling is separable, rows first, then columns. Gathering two neighbours beats a
-    # product with a matrix of weights: NumPy's threads cost more than these small products.
-    rows = cells[below - 1]
-    rows += share_below * (cells[below] - rows)
-    rows = np.ascontiguousarray(rows.T)
-    columns = rows[right - 1]
-    columns += share_right * (rows[right] - columns)
-    return (columns >= threshold).T, top, left
+        boxes = np.round(boxes)
+    return _sample_windows(masks, boxes, image_size, threshold)
 
 
 def masks_to_rles(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
@@ -94,11 +85,7 @@ def masks_to_rles(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
     Raises:
         ValueError: the shapes of `masks` and `boxes` do not belong together.
     """
-    masks, boxes = _check(masks, boxes)
-    return [
-        window_to_rle(*paste_window(mask, box, image_size, threshold, rule), image_size)
-        for mask, box in zip(masks, boxes)
-    ]
+    return windows_to_rles(paste_windows(masks, boxes, image_size, threshold, rule), image_size)
 
 
 def crop_masks_to_boxes(masks, boxes, size):
@@ -139,27 +126,60 @@ def _paste_in_whole_pixels(mask, box, image_size, threshold):
     size = max(right - left + 1, 1), max(bottom - top + 1, 1)
     window = cv2.resize(np.pad(np.asarray(mask, np.float32), 1), size) >= threshold
     height, width = image_size
-    window = window[max(-top, 0) : height - top, max(-left, 0) : width - left]
+    window = window[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
     return window, max(top, 0), max(left, 0)
 
 
-def _neighbours(start, end, cells, pixels):
-    """Where a window's pixels sample cells that are framed by one zero before and two after.
+def _sample_windows(masks, boxes, image_size, threshold):
+    """Bilinear samples of the masks at the pixels' centres."""
+    # Sampling is separable, rows first, then columns. Gathering two neighbours beats a product with a
+    # matrix of weights: NumPy's threads cost more than these small products.
+    cells = np.zeros((len(masks), masks.shape[1] + 3, masks.shape[2] + 3), np.float32)
+    cells[:, 1:-2, 1:-2] = masks
+    tops, rows, above, shares = _neighbours(boxes[:, 1], boxes[:, 3], masks.shape[1], image_size[0])
+    above += np.repeat(np.arange(len(masks)) * cells.shape[1], rows)
+    across = _blend(cells.reshape(-1, cells.shape[2]), above, shares)
+    lefts, columns, before, shares = _neighbours(
+        boxes[:, 0], boxes[:, 2], masks.shape[2], image_size[1]
+    )
+    row, column = np.cumsum(rows), np.cumsum(columns)
+    for top, left, rows, columns in zip(
+        tops, lefts, map(slice, row - rows, row), map(slice, column - columns, column)
+    ):
+        lines = np.ascontiguousarray(across[rows].T)
+        yield (_blend(lines, before[columns], shares[columns]) >= threshold).T, top, left
+
+
+def _blend(lines, before, share_after):
+    """`(P, ...)`: samples between line `before` and the next."""
+    steps = lines[1:] - lines[:-1]
+    samples = steps.take(before, axis=0)
+    samples *= share_after
+    samples += lines.take(before, axis=0)
+    return samples
+
+
+def _neighbours(starts, ends, cells, pixels):
+    """Where N windows' pixels sample cells that are framed by one zero before and two after.
 
     Returns:
-        `(first, after, share)`: the window's first pixel, `(W,)` the cell after each sample, and
-        `(W, 1)` that cell's share of the sample; the rest is the share of the cell before it.
+        `(first, lengths, before, share)`: `(N,)` each window's first pixel and how many it has; and of
+        all windows' pixels, one window after another, `(P,)` the cell before each sample, and `(P, 1)`
+        the next cell's share of the sample; the rest is the share of the cell before.
     """
-    cell = (end - start) / cells
-    if not cell > 0:
-        return 0, np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+    sizes = (ends - starts) / cells
+    with_area = sizes > 0
+    sizes = np.where(with_area, sizes, 1)
     # Half a cell outside the box a sample still blends with zero; beyond that nothing is left.
-    first = min(max(math.floor(start - 0.5 * cell - 0.5) + 1, 0), pixels)
-    last = min(max(math.ceil(end + 0.5 * cell - 0.5), 0), pixels)
+    first = np.floor(starts - 0.5 * sizes - 0.5).clip(-1, pixels - 1).astype(np.int64) + 1
+    last = np.ceil(ends + 0.5 * sizes - 0.5).clip(0, pixels).astype(np.int64)
+    lengths = np.where(with_area, np.maximum(last - first, 0), 0)
+    window = np.repeat(np.arange(len(starts)), lengths)
+    pixel = np.arange(len(window)) + (first - np.cumsum(lengths) + lengths)[window]
     # The centre of cell i of the box stands at i + 1 in the frame.
-    position = (np.arange(first, last) + 0.5 - start) / cell + 0.5
+    position = (pixel + 0.5 - starts[window]) / sizes[window] + 0.5
     before = position.astype(np.int64)
-    return first, before + 1, (position - before).astype(np.float32)[:, None]
+    return first, lengths, before, (position - before).astype(np.float32)[:, None]
 
 
 def _coverage(start, end, cells, pixels):
@@ -169,36 +189,6 @@ def _coverage(start, end, cells, pixels):
     overlap = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
     cell = (float(end) - float(start)) / cells
     return (np.maximum(overlap, 0) / (cell if cell > 0 else 1)).astype(np.float32)
-
-
-def window_to_rle(window, top, left, image_size):
-    """Encode a window of a picture that is empty elsewhere.
-
-    Args:
-        window: `(height, width)` bool, of one pixel at least.
-        top, left: the picture's row and column of the window's first pixel.
-        image_size: `(height, width)` of the picture.
-
-    Returns:
-        COCO's RLE of the whole picture, a dict ready for json.
-    """
-    height, width = image_size
-    # Columns framed by zeros: along them, every change of value starts a run or ends one.
-    columns = np.zeros((window.shape[1], window.shape[0] + 2), bool)
-    columns[:, 1:-1] = window.T
-    values = columns.ravel()
-    column, row = np.divmod(np.flatnonzero(values[1:] != values[:-1]), window.shape[0] + 2)
-    changes = (column + left) * height + row + top
-    # A run to the picture's lower edge goes on at the top of the next column: no change there.
-    joined = np.flatnonzero(changes[1:] == changes[:-1])
-    if joined.size:
-        changes = np.delete(changes, [joined, joined + 1])
-    ends = np.append(changes, height * width)
-    counts = np.append(ends[:1], ends[1:] - ends[:-1])
-    if len(counts) > 1 and counts[-1] == 0:
-        counts = counts[:-1]
-    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
 
 
 def _check(masks, boxes):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from kmaskrcnn.geometry.masks import crop_masks_to_boxes, masks_to_rles, paste_masks, paste_window
+from kmaskrcnn.geometry.masks import crop_masks_to_boxes, masks_to_rles, paste_masks, paste_windows
 
 
 def paste_by_loops(mask, box, image_size):
@@ -95,6 +95,14 @@ def test_boxes_without_area_or_outside_have_empty_masks(box):
     assert coco_mask.area(masks_to_rles(masks, [box], (20, 30)))[0] == 0
 
 
+@pytest.mark.parametrize("rule", ["half_pixel", "torchvision", "matterport"])
+@pytest.mark.parametrize("box", [[2, 26, 8, 40], [40, 3, 54, 9], [-30, 2, -9, 8], [2, -30, 8, -9]])
+def test_boxes_beside_the_picture_have_empty_masks_by_every_rule(box, rule):
+    masks = np.ones((1, 7, 7))
+    assert not paste_masks(masks, [box], (20, 30), rule=rule).any()
+    assert coco_mask.area(masks_to_rles(masks, [box], (20, 30), rule=rule))[0] == 0
+
+
 def test_no_masks():
     assert paste_masks(np.zeros((0, 28, 28)), np.zeros((0, 4)), (5, 6)).shape == (0, 5, 6)
     assert masks_to_rles(np.zeros((0, 28, 28)), np.zeros((0, 4)), (5, 6)) == []
@@ -102,7 +110,9 @@ def test_no_masks():
 
 
 def test_a_window_is_no_larger_than_the_box_and_its_half_cells():
-    window, top, left = paste_window(np.ones((28, 28)), [3000, 2000, 3028, 2056], (4000, 6000))
+    ((window, top, left),) = paste_windows(
+        np.ones((1, 28, 28)), [[3000, 2000, 3028, 2056]], (4000, 6000)
+    )
     assert window.shape == (58, 28) and (top, left) == (1999, 3000)
     assert window[1:-1].all() and not window[[0, -1]].any()
 

@@ -12,7 +12,7 @@ from kmaskrcnn.config import MaskRCNNConfig
 from kmaskrcnn.data.pictures import read_picture
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import load_coco
-from kmaskrcnn.geometry.masks import masks_to_rles, paste_masks, paste_window
+from kmaskrcnn.geometry.masks import masks_to_rles, paste_masks, paste_windows
 from kmaskrcnn.geometry.resizing import resize_pixels, resize_shape
 from kmaskrcnn.layers.rpn import AnchorGenerator
 from kmaskrcnn.serving.detectors import prepare
@@ -56,7 +56,7 @@ def test_masks_are_pasted_into_boxes_of_whole_pixels(recorded):
     undecided = np.abs(soft[:, 0] - 0.5) < 1e-5
     np.testing.assert_array_equal(pasted[~undecided], (soft[:, 0] >= 0.5)[~undecided])
     assert pasted.any() and not np.array_equal(pasted, paste_masks(masks[:, 0], boxes, (48, 64)))
-    window, top, left = paste_window(masks[0, 0], boxes[0], (48, 64), rule="torchvision")
+    ((window, top, left),) = paste_windows(masks[0], boxes[:1], (48, 64), rule="torchvision")
     assert window.sum() == pasted[0].sum() and top >= 0 and left >= 0
     rles = masks_to_rles(masks[:, 0], boxes, (48, 64), rule="torchvision")
     assert [one["size"] for one in rles] == [[48, 64]] * 8

@@ -32,7 +32,7 @@ from kmaskrcnn.data.importers.assembly import (
 from kmaskrcnn.data.index_pictures import decode_indices
 from kmaskrcnn.data.json_files import read_json
 from kmaskrcnn.data.pictures import picture_size
-from kmaskrcnn.geometry.masks import window_to_rle
+from kmaskrcnn.geometry.run_lengths import windows_to_rles
 from kmaskrcnn.geometry.outlines import circle, rectangle
 from kmaskrcnn.geometry.segmentations import to_rle
 
@@ -130,4 +130,4 @@ def _mask(shape, points, size):
     if min(top, left) < 0 or bottom > size[0] or right > size[1]:
         place = f"({left}, {top}) to ({right}, {bottom})"
         raise Rejected("mask outside", f"the mask from {place} leaves the picture of {size}")
-    return window_to_rle(mask, top, left, size)
+    return windows_to_rles([(mask, top, left)], size)[0]
