@@ -4,13 +4,15 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-slow test-gpu notebooks docs lint clean
+.PHONY: setup demo test test-slow test-optional test-gpu notebooks docs lint clean
 
 setup: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 10), 'Python 3.10 or later is needed: make PYTHON=python3.12'"
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip setuptools wheel
+	@echo "Installing TensorFlow and the rest into $(VENV): some minutes the first time."
 	$(RUN) -m pip install --quiet --editable ".[dev]"
 	touch $@
 
@@ -23,6 +25,11 @@ test: setup
 test-slow: setup
 	$(RUN) -m pip install --quiet --editable ".[dev,onnx,litert]"
 	$(RUN) -m pytest -m "slow and not gpu"
+
+# Packages that only some users install: exported formats, the page in a browser, other backends.
+test-optional: setup
+	$(RUN) -m pip install --quiet --editable ".[dev,onnx,litert,app]" selenium jax torch
+	$(RUN) -m pytest -m "not slow and not gpu" tests/export tests/serving tests/backends
 
 test-gpu: setup
 	$(RUN) -m pytest -m gpu

@@ -19,6 +19,7 @@ from kmaskrcnn.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[1]
 NUCLEI = ROOT.parent / "shared/data/nuclei"
+WEIGHTS = ROOT.parent / "shared/data/weights_mobilenet_v2/mobilenet_v2_1.0_224_notop_folded.npz"
 RECIPE = ROOT / "configs/nuclei_mobilenetv2_fpn_augmented.yaml"
 VARIANTS = ("plain", "augmented")
 COLUMNS = (("mask", "AP"), ("mask", "AP50"), ("mask", "AP75"), ("box", "AP"))
@@ -32,7 +33,7 @@ def run(recipe, seed, output):
     seeded = dataclasses.replace(
         recipe,
         data=dataclasses.replace(recipe.data, seed=seed),
-        training=dataclasses.replace(recipe.training, seed=seed),
+        training=dataclasses.replace(recipe.training, seed=seed, backbone_weights=str(WEIGHTS)),
     )
     start, cpu = time.perf_counter(), time.process_time()
     metrics = train(seeded, *data, output, verbose=2)

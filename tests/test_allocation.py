@@ -1,7 +1,12 @@
 """Freed memory stays with the process."""
 
+import platform
 import subprocess
 import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the C library glibc")
 
 PROGRAM = """
 import resource, sys

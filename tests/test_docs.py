@@ -14,6 +14,18 @@ def test_every_pain_has_its_row():
     assert rows == [str(number) for number in range(1, 31)]
 
 
+def test_slow_tests_are_called_slow():
+    rows = re.findall(
+        r"`(tests/[\w/]+\.py)::(test_\w+)`( \(slow\))?", (ROOT / "docs/pains.md").read_text()
+    )
+    wrong = []
+    for path, name, slow in rows:
+        decorators = (ROOT / path).read_text().partition(f"\ndef {name}(")[0].rpartition("\n\n")[2]
+        if bool(slow) != ("pytest.mark.slow" in decorators):
+            wrong.append(f"{path}::{name}")
+    assert len(rows) >= 30 and not wrong
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_tests_that_are_named_exist(page):
     named = re.findall(r"(tests/[\w/]+\.py)::(test_\w+)", page.read_text())

@@ -1,17 +1,19 @@
 """The README's promises: its program runs, its commands and files exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import cv2
 import pytest
 
 import kmaskrcnn
-from kmaskrcnn.cli import make_parser
+from kmaskrcnn.cli import EXAMPLES, make_parser
 from kmaskrcnn.data.shapes import write_shapes
 from kmaskrcnn.weights.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("configs/*.yaml"))]
 README = (ROOT / "README.md").read_text()
 
 
@@ -54,10 +56,33 @@ def test_presets_exist():
 
 
 def test_commands_exist():
-    commands = set(re.findall(r"^kmaskrcnn (\w+)", README, re.M))
+    commands = set(re.findall(r"^kmaskrcnn ([\w-]+)", README, re.M))
     known = next(a.choices for a in make_parser()._actions if a.dest == "command")
     assert {"train", "evaluate", "predict", "inspect"} <= commands <= set(known)
     targets = set(re.findall(r"^make ([\w-]+)", README, re.M))
     assert {"demo", "test"} <= targets
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def commands_of(text):
+    """Every command of ours in a page, a recipe's head or a help text, whole."""
+    joined = re.sub(r"\\\n#?", " ", text)
+    lines = re.findall(r"^(?:#? *|.*`)(kmaskrcnn [a-z][\w-]+ [^`\n|&]+)", joined, re.M)
+    plain = (re.sub(r" \[[^\]]*\]", "", line) for line in lines)  # [options] in brackets are left out
+    return [shlex.split(line, comments=True)[1:] for line in plain]
+
+
+TEXTS = {path.name: path.read_text() for path in PAGES} | {"cli.py": EXAMPLES}
+COMMANDS = [(name, words) for name, text in TEXTS.items() for words in commands_of(text)]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), COMMANDS, ids=[f"{name} {words[0]}" for name, words in COMMANDS]
+)
+def test_commands_of_the_documentation_take_what_they_are_given(name, words):
+    make_parser().parse_args(words)
+
+
+def test_there_are_commands_to_try():
+    assert len(COMMANDS) > 60 and len({words[0] for _, words in COMMANDS}) > 12

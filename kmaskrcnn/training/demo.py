@@ -1,4 +1,4 @@
-"""The whole way in a few minutes on two CPU cores: make pictures, train, evaluate, predict, draw."""
+"""The whole way in 5 to 25 minutes on two CPU cores: make pictures, train, evaluate, predict, draw."""
 
 from pathlib import Path
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx", reason="pip install kmaskrcnn[onnx]")
+onnx = pytest.importorskip("onnx", reason="needs the extra [onnx]: make test-optional")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx.reference import ReferenceEvaluator  # noqa: E402

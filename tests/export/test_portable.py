@@ -34,8 +34,8 @@ def assert_detects_the_same(found, model, inputs, boxes=0.01, scores=1e-5, masks
 @pytest.mark.slow
 @pytest.mark.parametrize("image_size", [(64, 128), None])
 def test_onnx_runtime_detects_the_same(model, inputs, image_size, tmp_path):
-    pytest.importorskip("tf2onnx", reason="pip install kmaskrcnn[onnx]")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install kmaskrcnn[onnx]")
+    pytest.importorskip("tf2onnx", reason="needs the extra [onnx]: make test-optional")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]: make test-optional")
     path = export_model(model, tmp_path / "model.onnx", "onnx", image_size=image_size)
     session = onnxruntime.InferenceSession(str(path))
     names = [output.name for output in session.get_outputs()]
@@ -62,7 +62,7 @@ def test_litert_detects_the_same(model, inputs, quantise, tolerances, tmp_path):
 
 
 @pytest.mark.slow
-def test_litert_int8_weights_are_a_quarter_in_size(model, inputs, tmp_path):
+def test_litert_int8_weights_are_smaller(model, inputs, tmp_path):
     sizes = {}
     for quantise in (None, "int8"):
         path = tmp_path / f"{quantise}.tflite"

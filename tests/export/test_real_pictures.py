@@ -113,7 +113,7 @@ def test_eight_bits_lose_one_object_at_most(exported, model, records, name, tmp_
 def compare(exported, model, records, name, folder):
     if "ONNX" in name:
         for package in ("tf2onnx", "onnxruntime"):
-            pytest.importorskip(package, reason="pip install kmaskrcnn[onnx]")
+            pytest.importorskip(package, reason="needs the extra [onnx]: make test-optional")
     pictures = [record.path for record in records.images]
     (found,) = exported.compare(model, [name], pictures, (SIDE, SIDE), folder).values()
     return found

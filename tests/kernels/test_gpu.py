@@ -15,7 +15,7 @@ pytestmark = pytest.mark.gpu
 def gpu_kernels(tmp_path_factory):
     """The library with CUDA's kernels, in which an operation placed on the CPU by mistake is an error."""
     if not tf.config.list_physical_devices("GPU"):
-        pytest.skip("TensorFlow sees no GPU")
+        pytest.fail("TensorFlow sees no GPU")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KMASKRCNN_KERNELS", str(tmp_path_factory.mktemp("gpu_kernels")))
         build_kernels(cuda=True)

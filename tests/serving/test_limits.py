@@ -6,7 +6,7 @@ import pytest
 from pictures import broken_files, encode, photo, sound_files
 from PIL import Image
 
-pytest.importorskip("orjson", reason="pip install kmaskrcnn[serve]")
+pytest.importorskip("orjson", reason="needs the extra [serve]: make test-optional")
 
 from kmaskrcnn.serving.limits import Limits, Places, check_pixels, stored_size  # noqa: E402
 from kmaskrcnn.serving.protocol import RequestError  # noqa: E402

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pictures import photo
 
-pytest.importorskip("gradio", reason="pip install kmaskrcnn[app]")
+pytest.importorskip("gradio", reason="needs the extra [app]: make test-optional")
 
 from kmaskrcnn.serving.page import Page, gr, run_page  # noqa: E402
 from kmaskrcnn.serving.predictor import Predictor  # noqa: E402

@@ -133,8 +133,8 @@ def test_a_preset_goes_by_its_name(model, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_an_onnx_file_detects_the_same(model, predict, tmp_path):
-    pytest.importorskip("tf2onnx", reason="pip install kmaskrcnn[onnx]")
-    pytest.importorskip("onnxruntime", reason="pip install kmaskrcnn[onnx]")
+    pytest.importorskip("tf2onnx", reason="needs the extra [onnx]: make test-optional")
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]: make test-optional")
     loaded = Predictor(model.export(tmp_path / "m.onnx", format="onnx", image_size=(64, 128)))
     assert loaded.config == model.config
     for picture in PHOTOS[0], PHOTOS[2]:  # on the canvas that they have in the model, too
@@ -149,7 +149,7 @@ def test_an_onnx_file_detects_the_same(model, predict, tmp_path):
 
 
 def test_what_is_no_onnx_file_is_named(tmp_path):
-    pytest.importorskip("onnxruntime", reason="pip install kmaskrcnn[onnx]")
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]: make test-optional")
     with pytest.raises(ValueError, match="absent.onnx: no such file"):
         Predictor(tmp_path / "absent.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no model")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-pytest.importorskip("orjson", reason="pip install kmaskrcnn[serve]")
+pytest.importorskip("orjson", reason="needs the extra [serve]: make test-optional")
 
 from kmaskrcnn.serving.protocol import (  # noqa: E402  only where the extra is installed
     RequestError,

@@ -14,7 +14,7 @@ import tensorflow as tf
 from pictures import broken_files, encode, photo
 
 for module in ("orjson", "prometheus_client", "starlette", "uvicorn"):
-    pytest.importorskip(module, reason="pip install kmaskrcnn[serve]")
+    pytest.importorskip(module, reason="needs the extra [serve]: make test-optional")
 
 from http_server import ask, b64, running  # noqa: E402
 
