@@ -265,6 +265,12 @@ class MaskRCNN(keras.Model):
             raise ValueError(f"inputs: {missing} missing; got {sorted(inputs)}")
         return graph({name: inputs[name] for name in graph.input}, training=training)
 
+    def make_train_function(self, force=False):
+        # Variables that an optimizer makes in the first step would have TensorFlow trace that step twice.
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, *args):
         return super().train_step(*args[:-1], self._with_truth(args[-1]))
 

@@ -50,6 +50,22 @@ def test_fit_evaluate_predict_save_load(tmp_path):
     loaded.fit(data, epochs=1, verbose=0)  # compiled as it was saved
 
 
+def test_a_training_step_is_traced_once(monkeypatch):
+    """TensorFlow traces twice what makes variables at its first call, which doubles the wait for the first step."""
+    traced, step = [], MaskRCNN.train_step
+
+    def counting(model, *args):
+        traced.append(model)
+        return step(model, *args)
+
+    monkeypatch.setattr(MaskRCNN, "train_step", counting)
+    model = tiny_model()
+    model.compile(optimizer=keras.optimizers.AdamW(1e-3))
+    rng = np.random.default_rng(0)
+    model.fit(dataset(batch(rng), batch(rng, (1, 3), (128, 64))), epochs=2, verbose=0)
+    assert len(traced) == 1
+
+
 def test_one_variable_has_one_owner(model):
     paths = [v.path for v in model.trainable_variables]
     assert len(paths) == len(set(paths))
