@@ -27,9 +27,23 @@ def is_whole(data):
         bool; `True` for other formats, whose decoders fail by themselves.
     """
     if data.startswith(_JPEG_START):
-        # An embedded thumbnail has an end of its own, but before the picture's scan begins.
-        return data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN)
+        # An embedded thumbnail has an end of its own, but before the picture's scan begins; and
+        # what a phone appends, such as a film, may hold any marker.
+        scans = (end for marker, _, end in _jpeg_segments(data) if marker == _JPEG_SCAN)
+        scan = next(scans, None)
+        return scan is not None and data.find(_JPEG_END, scan) >= 0
     return not data.startswith(_PNG_START) or _PNG_END in data
+
+
+def _jpeg_segments(data):
+    """`(marker, start, end)` of a JPEG's segments up to the first scan's header, which is the last."""
+    marker, place = b"", data.find(b"\xff", 2)
+    while marker != _JPEG_SCAN and 0 <= place < len(data) - 3:
+        marker, end = data[place : place + 2], place + 1
+        if marker != b"\xff\xff":  # which only fills
+            end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            yield marker, place, end
+        place = data.find(b"\xff", end)
 
 
 def read_picture(path, shape=None):
