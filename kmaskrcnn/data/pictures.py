@@ -31,9 +31,8 @@ def is_whole(data):
     if data.startswith(_JPEG_START):
         # An embedded thumbnail has an end of its own, but before the picture's scan begins; and
         # what a phone appends, such as a film, may hold any marker.
-        scans = (end for marker, _, end in _jpeg_segments(data) if marker == _JPEG_SCAN)
-        scan = next(scans, None)
-        return scan is not None and data.find(_JPEG_END, scan) >= 0
+        header_end = max((end for _, _, end in _jpeg_segments(data)), default=0)
+        return data.find(_JPEG_END, header_end) >= 0
     return not data.startswith(_PNG_START) or _PNG_END in data
 
 
