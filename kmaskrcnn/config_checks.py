@@ -266,3 +266,10 @@ def check_augmentation(config) -> None:
         value = getattr(config, name)
         require(value <= limit, f"augmentation.{name}", value, f"0 to {limit}")
     require(config.cutout >= 0, "augmentation.cutout", config.cutout, "0 or more")
+
+
+def check_recipe(recipe) -> None:
+    """Refuse parts that do not go together: a training would fail in the middle, where a size is drawn."""
+    sizes, greatest = recipe.augmentation.min_sizes, recipe.model.max_size
+    fits = max(sizes, default=0) <= greatest
+    require(fits, "augmentation.min_sizes", sizes, f"at most model.max_size, {greatest}")
