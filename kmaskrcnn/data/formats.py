@@ -84,7 +84,8 @@ def convert_dataset(
     Args:
         source, image_dir, format, reader_options, on_error: as for `load_dataset`; a COCO json that
             is not named otherwise is read as `"coco_export"`, which puts right what it can.
-        output: path of the json to write; its `file_name`s are relative to the folder of pictures.
+        output: path of the json to write; its `file_name`s are relative to the folder of pictures,
+            but for those that name a place elsewhere.
 
     Returns:
         `CocoDataset`, what was written.
@@ -98,11 +99,12 @@ def convert_dataset(
     records = load_dataset(
         source, image_dir, format=format, reader_options=reader_options, on_error=on_error
     )
-    content = to_coco(
-        records,
-        records.category_ids,
-        lambda record: Path(record.path).relative_to(image_dir).as_posix(),
-    )
+
+    def name(record):
+        path = Path(record.path)
+        return (path.relative_to(image_dir) if path.is_relative_to(image_dir) else path).as_posix()
+
+    content = to_coco(records, records.category_ids, name)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Path(output).write_text(json.dumps(content))
     return records
