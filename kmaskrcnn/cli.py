@@ -241,9 +241,9 @@ def run_predict(options):
     from kmaskrcnn.visualize import draw_detections
 
     output = Path(options.output)
+    refuse_their_folder(options.pictures, output)
     output.mkdir(parents=True, exist_ok=True)
     stems = unique_stems(options.pictures)
-    refuse_overwriting(options.pictures, [output / f"{stem}.png" for stem in stems])
     predictor = Predictor(options.model, tta=TestTimeAugmentation() if options.tta else None)
     category_ids = predictor.config.category_ids or None
     bar = keras.utils.Progbar(len(options.pictures), verbose=int(sys.stdout.isatty()))
@@ -331,9 +331,9 @@ def unique_stems(paths):
     return stems
 
 
-def refuse_overwriting(pictures, drawn):
-    """Raise before a drawn picture takes the place of one that it was drawn from."""
-    sources = {Path(path).resolve() for path in pictures}
-    for path in drawn:
-        if path.resolve() in sources:
-            raise UsageError(f"--output would overwrite the picture {path}: choose another folder")
+def refuse_their_folder(pictures, output):
+    """Raise before results take the place of what lies beside the pictures: themselves, masks, LabelMe's json."""
+    for path in map(Path, pictures):
+        if output.resolve() in (path.parent.resolve(), path.resolve().parent):
+            message = f"--output is the folder of {path}, where results could overwrite files"
+            raise UsageError(f"{message}: choose another folder")

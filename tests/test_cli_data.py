@@ -71,6 +71,21 @@ def test_convert_then_split_then_inspect(tmp_path, capsys):
     assert sizes == [2, 1]
 
 
+def test_no_source_is_overwritten(tmp_path, capsys):
+    (tmp_path / "train.json").write_text("labels by hand")
+    source = str(tmp_path / "train.json")
+    for command in (
+        ["split", source, "--output", str(tmp_path / "." / "..") + f"/{tmp_path.name}"],
+        ["convert-data", source, source],
+        ["convert-data", str(tmp_path), source],
+    ):
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert "train.json would be overwritten and belongs to" in error
+    assert (tmp_path / "train.json").read_text() == "labels by hand"
+    assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
+
+
 def test_convert_names_faults_or_leaves_them_out(tmp_path, capsys):
     (tmp_path / "a.json").write_text('{"shapes": 3, "imagePath": "a.png"}')
     command = ["convert-data", str(tmp_path), str(tmp_path / "out.json")]

@@ -17,6 +17,7 @@ from kmaskrcnn.data.importers import (
     voc,
     yolo,
 )
+from kmaskrcnn.data.json_files import refuse_overwriting
 from kmaskrcnn.data.records import check_document, load_coco
 
 # Formats with rules of their own, and those that say no more than a COCO json can.
@@ -91,8 +92,10 @@ def convert_dataset(
         `CocoDataset`, what was written.
 
     Raises:
-        DatasetError, ValueError: as `load_dataset`.
+        DatasetError, ValueError: as `load_dataset`; also a `ValueError` if `output` is the source,
+            or is there already within the source's folder.
     """
+    refuse_overwriting(source, output)
     format = detect_format(source) if format == "auto" else format
     format = "coco_export" if format == "coco" else format
     image_dir = Path(image_dir or default_image_dir(source, format))
