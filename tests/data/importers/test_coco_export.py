@@ -70,6 +70,11 @@ def test_a_group_that_is_no_class(tmp_path):
     assert records.class_names == ("cat",) and records.category_ids == (1,)
     used = read(write(tmp_path, [annotation(category_id=0)], categories=categories))
     assert used.class_names == ("animals", "cat")
+    categories = [{"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat"}]
+    assert read(write(tmp_path, [annotation()], categories=categories)).category_ids == (1,)
+    objects = [annotation(), annotation(id=6, category_id=0)]
+    with pytest.raises(DatasetError, match="'cat' has the ids 0 and 1, with 1 and 1 objects"):
+        read(write(tmp_path, objects, categories=categories))
 
 
 @pytest.mark.parametrize("box", [..., None, []])
