@@ -217,15 +217,12 @@ def evaluate_saved_model(options):
 
 def evaluate_augmented(model, records):
     """AP of a model that looks at every picture in several views."""
-    from kmaskrcnn.data.pictures import read_picture
+    from kmaskrcnn.data.loading import read_record
     from kmaskrcnn.evaluation import evaluate_pictures
     from kmaskrcnn.serving.augmented import TestTimeAugmentation
     from kmaskrcnn.serving.predictor import Predictor
 
-    pictures = (
-        (image.image_id, read_picture(image.path, (image.height, image.width)))
-        for image in records.images
-    )
+    pictures = ((record.image_id, read_record(record)) for record in records.images)
     sigmas = model.config.keypoint_sigmas
     predict = Predictor(model, tta=TestTimeAugmentation())
     return evaluate_pictures(predict, pictures, records, sys.stdout.isatty(), sigmas)
