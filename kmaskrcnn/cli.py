@@ -217,15 +217,12 @@ def evaluate_saved_model(options):
 
 def evaluate_augmented(model, records):
     """AP of a model that looks at every picture in several views."""
-    from kmaskrcnn.data.pictures import read_picture
+    from kmaskrcnn.data.loading import read_record
     from kmaskrcnn.evaluation import evaluate_pictures
     from kmaskrcnn.serving.augmented import TestTimeAugmentation
     from kmaskrcnn.serving.predictor import Predictor
 
-    pictures = (
-        (image.image_id, read_picture(image.path, (image.height, image.width)))
-        for image in records.images
-    )
+    pictures = ((record.image_id, read_record(record)) for record in records.images)
     sigmas = model.config.keypoint_sigmas
     predict = Predictor(model, tta=TestTimeAugmentation())
     return evaluate_pictures(predict, pictures, records, sys.stdout.isatty(), sigmas)
@@ -241,9 +238,9 @@ def run_predict(options):
     from kmaskrcnn.visualize import draw_detections
 
     output = Path(options.output)
+    refuse_their_folder(options.pictures, output)
     output.mkdir(parents=True, exist_ok=True)
     stems = unique_stems(options.pictures)
-    refuse_overwriting(options.pictures, [output / f"{stem}.png" for stem in stems])
     predictor = Predictor(options.model, tta=TestTimeAugmentation() if options.tta else None)
     category_ids = predictor.config.category_ids or None
     bar = keras.utils.Progbar(len(options.pictures), verbose=int(sys.stdout.isatty()))
@@ -331,9 +328,9 @@ def unique_stems(paths):
     return stems
 
 
-def refuse_overwriting(pictures, drawn):
-    """Raise before a drawn picture takes the place of one that it was drawn from."""
-    sources = {Path(path).resolve() for path in pictures}
-    for path in drawn:
-        if path.resolve() in sources:
-            raise UsageError(f"--output would overwrite the picture {path}: choose another folder")
+def refuse_their_folder(pictures, output):
+    """Raise before results take the place of what lies beside the pictures: themselves, masks, LabelMe's json."""
+    for path in map(Path, pictures):
+        if output.resolve() in (path.parent.resolve(), path.resolve().parent):
+            message = f"--output is the folder of {path}, where results could overwrite files"
+            raise UsageError(f"{message}: choose another folder")

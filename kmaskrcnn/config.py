@@ -13,6 +13,7 @@ from kmaskrcnn.config_checks import (
     ConfigError,
     check_augmentation,
     check_ranges,
+    check_recipe,
     check_training,
     check_types,
     require,
@@ -223,6 +224,7 @@ class DataConfig:
     def __post_init__(self):
         check_types(self)
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
+        require(self.seed >= 0, "data.seed", self.seed, "0 or more")
         require_one_of("data.on_error", self.on_error, ("raise", "skip"))
 
 
@@ -295,6 +297,9 @@ class Recipe:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
+
+    def __post_init__(self):
+        check_recipe(self)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

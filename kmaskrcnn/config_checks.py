@@ -1,6 +1,5 @@
 """What a configuration's values are held against: types, ranges, names; errors name the key and what is accepted."""
 
-import dataclasses
 import difflib
 import math
 import types
@@ -31,6 +30,7 @@ POSITIVE = (
     "anchor_aspect_ratios",
     "anchor_scales",
     "box_variance",
+    "cascade_box_variances",
     "gradient_clip_norm",
     "keypoint_sigmas",
     "learning_rate",
@@ -67,7 +67,9 @@ def check_types(config) -> None:
     """Compare every value with its annotation; whole numbers are welcome where a float is asked for."""
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
-        require(is_a(value, hint), name, value, getattr(hint, "__name__", str(hint)))
+        # A tuple's own name leaves out of what it is.
+        accepted = str(hint) if typing.get_args(hint) else hint.__name__
+        require(is_a(value, hint), name, value, accepted)
 
 
 def is_a(value, hint) -> bool:
@@ -84,16 +86,31 @@ def is_a(value, hint) -> bool:
     return isinstance(value, hint)
 
 
+def holds_floats(hint) -> bool:
+    """Whether the type annotation `hint` is of floats: alone, in tuples, or beside `None`."""
+    return hint is float or any(map(holds_floats, typing.get_args(hint)))
+
+
+def numbers_in(value):
+    """A number, or those of a tuple and the tuples in it; none of `None`."""
+    if isinstance(value, tuple):
+        return [number for entry in value for number in numbers_in(entry)]
+    return [] if value is None else [value]
+
+
 def check_numbers(config, where: str = "") -> None:
-    """Refuse numbers that are not finite, negative ones, and zeros where they make no sense."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, float) or field.name in ANY_SIGN:
-                continue
-            fits = number > 0 if field.name in POSITIVE else number >= 0
-            accepted = "more than 0" if field.name in POSITIVE else "0 or more"
-            require(fits and math.isfinite(number), f"{where}{field.name}", value, accepted)
+    """Refuse numbers that are not finite, negative ones, and zeros where they make no sense.
+
+    A number is judged by its field's annotation: a whole one may stand where a float is asked for.
+    """
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if not holds_floats(hint) or name in ANY_SIGN:
+            continue
+        value = getattr(config, name)
+        for number in numbers_in(value):
+            fits = number > 0 if name in POSITIVE else number >= 0
+            accepted = "more than 0" if name in POSITIVE else "0 or more"
+            require(fits and number < math.inf, f"{where}{name}", value, accepted)
 
 
 def check_sampling(config) -> None:
@@ -190,13 +207,13 @@ def check_ranges(config) -> None:
         value = getattr(config, name)
         accepted = f"one number for each of the {config.in_channels} channels"
         require(value is None or len(value) == config.in_channels, name, value, accepted)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name.endswith(("threshold", "fraction")):
-            require(0 <= value <= 1, field.name, value, "a number from 0 to 1")
-        elif isinstance(value, int) and not isinstance(value, bool):
-            lowest = 0 if field.name.endswith(("_convs", "_dense", "sampling_ratio")) else 1
-            require(value >= lowest, field.name, value, f"{lowest} or more")
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if name.endswith(("threshold", "fraction")):
+            require(0 <= value <= 1, name, value, "a number from 0 to 1")
+        elif hint in (int, int | None) and value is not None:
+            lowest = 0 if name.endswith(("_convs", "_dense", "sampling_ratio")) else 1
+            require(value >= lowest, name, value, f"{lowest} or more")
     check_sampling(config)
 
 
@@ -249,3 +266,10 @@ def check_augmentation(config) -> None:
         value = getattr(config, name)
         require(value <= limit, f"augmentation.{name}", value, f"0 to {limit}")
     require(config.cutout >= 0, "augmentation.cutout", config.cutout, "0 or more")
+
+
+def check_recipe(recipe) -> None:
+    """Refuse parts that do not go together: a training would fail in the middle, where a size is drawn."""
+    sizes, greatest = recipe.augmentation.min_sizes, recipe.model.max_size
+    fits = max(sizes, default=0) <= greatest
+    require(fits, "augmentation.min_sizes", sizes, f"at most model.max_size, {greatest}")

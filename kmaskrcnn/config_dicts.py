@@ -3,7 +3,7 @@
 import dataclasses
 import typing
 
-from kmaskrcnn.config_checks import ConfigError, nearest
+from kmaskrcnn.config_checks import ConfigError, holds_floats, nearest
 
 
 def to_dict(config) -> dict:
@@ -38,12 +38,14 @@ def from_dict(cls: type, values: dict, where: str = ""):
             raise ConfigError(f"unknown key {path!r}{nearest(str(key), fields)}")
         if dataclasses.is_dataclass(fields[key]):
             value = from_dict(fields[key], value, path)
-        read[key] = _tuples(_number(value) if fields[key] in (float, float | None) else value)
+        read[key] = _tuples(_numbers(value) if holds_floats(fields[key]) else value)
     return cls(**read)
 
 
-def _number(value):
-    """YAML takes `1e-4`, which lacks a dot, for text."""
+def _numbers(value):
+    """A number, or those of lists: YAML takes `1e-4`, which lacks a dot, for text."""
+    if isinstance(value, list):
+        return [_numbers(entry) for entry in value]
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

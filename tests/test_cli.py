@@ -167,14 +167,22 @@ def test_names_of_results_are_never_shared():
     assert unique_stems(paths) == ["d_x", "d_x_2", "a_x", "a_x_2", "y"]
 
 
-def test_predict_never_overwrites_its_pictures(trained, tmp_path, monkeypatch, capsys):
+def test_predict_never_overwrites_what_lies_beside_its_pictures(
+    trained, tmp_path, monkeypatch, capsys
+):
     folder, (_, images) = trained
     picture = next(Path(images).glob("*.png")).read_bytes()
     (tmp_path / "a.png").write_bytes(picture)
     monkeypatch.chdir(tmp_path)
-    assert main(["predict", str(folder / "run" / "model.keras"), "a.png", "--output", "."]) == 1
-    assert "overwrite" in capsys.readouterr().err
+    (tmp_path / "a.json").write_text("labels by hand")
+    (tmp_path / "linked").symlink_to(tmp_path)
+    model = str(folder / "run" / "model.keras")
+    for path, output in (("a.png", "."), ("linked/a.png", str(tmp_path)), ("a.png", "linked")):
+        assert main(["predict", model, path, "--output", output]) == 1
+        error = capsys.readouterr().err
+        assert f"folder of {path}" in error and "overwrite" in error
     assert (tmp_path / "a.png").read_bytes() == picture
+    assert (tmp_path / "a.json").read_text() == "labels by hand"
 
 
 def test_evaluating_results_needs_no_model(tmp_path):
@@ -244,7 +252,8 @@ def test_errors_are_one_clear_line(command, message, tmp_path, monkeypatch, caps
 def test_a_picture_that_is_none_is_named(trained, tmp_path, capsys):
     (tmp_path / "text.png").write_text("no picture")
     model = str(trained[0] / "run" / "model.keras")
-    assert main(["predict", model, str(tmp_path / "text.png"), "--output", str(tmp_path)]) == 1
+    out = str(tmp_path / "out")
+    assert main(["predict", model, str(tmp_path / "text.png"), "--output", out]) == 1
     assert "text.png" in capsys.readouterr().err
 
 

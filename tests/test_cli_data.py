@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from kmaskrcnn.cli import main
+from kmaskrcnn.cli import evaluate_augmented, main
 from kmaskrcnn.cli_output import counted
+from kmaskrcnn.config import MaskRCNNConfig
+from kmaskrcnn.data.records import CocoDataset, DatasetError, ImageRecord
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CITYSCAPES = [str(FIXTURES / "cityscapes" / name) for name in ("gtFine", "leftImg8bit")]
@@ -71,6 +74,21 @@ def test_convert_then_split_then_inspect(tmp_path, capsys):
     assert sizes == [2, 1]
 
 
+def test_no_source_is_overwritten(tmp_path, capsys):
+    (tmp_path / "train.json").write_text("labels by hand")
+    source = str(tmp_path / "train.json")
+    for command in (
+        ["split", source, "--output", str(tmp_path / "." / "..") + f"/{tmp_path.name}"],
+        ["convert-data", source, source],
+        ["convert-data", str(tmp_path), source],
+    ):
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert "train.json would be overwritten and belongs to" in error
+    assert (tmp_path / "train.json").read_text() == "labels by hand"
+    assert [path.name for path in tmp_path.iterdir()] == ["train.json"]
+
+
 def test_convert_names_faults_or_leaves_them_out(tmp_path, capsys):
     (tmp_path / "a.json").write_text('{"shapes": 3, "imagePath": "a.png"}')
     command = ["convert-data", str(tmp_path), str(tmp_path / "out.json")]
@@ -80,6 +98,14 @@ def test_convert_names_faults_or_leaves_them_out(tmp_path, capsys):
     assert main([*command, "--class-name", "cat"]) == 1
     assert "'labelme' takes none, got ['class_name']" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_picture_that_is_gone_is_named_in_several_views_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("kmaskrcnn.serving.predictor.Predictor", lambda model, tta: None)
+    gone = ImageRecord(7, str(tmp_path / "gone.png"), 20, 30)
+    records = CocoDataset((gone,), ("cat",), (1,))
+    with pytest.raises(DatasetError, match="cannot be read.*gone.png, image id 7"):
+        evaluate_augmented(SimpleNamespace(config=MaskRCNNConfig()), records)
 
 
 def test_one_is_not_many():

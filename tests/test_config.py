@@ -73,6 +73,25 @@ def test_every_config_is_valid_and_tells_its_command(path):
         ({"model": {"box_loss_weight": float("nan")}}, "box_loss_weight: got nan"),
         ({"model": {"rpn_negative_threshold": 0.8}}, "at most rpn_positive_threshold, 0.7"),
         ({"model": {"rois_per_image": 3}}, "roi_positive_fraction: got 0.25"),
+        ({"model": {"pixel_std": [0, 1, 1]}}, "pixel_std: got (0, 1, 1), accepted is more than 0"),
+        ({"model": {"anchor_scales": [-32, 64, 128, 256, 512]}}, "anchor_scales: got (-32, 64"),
+        ({"model": {"rpn_min_box_size": -1}}, "rpn_min_box_size: got -1, accepted is 0 or more"),
+        (
+            {"model": {"cascade_box_variances": [[0.1, 0.1, 0.2, 0.0]]}},
+            "cascade_box_variances: got ((0.1, 0.1, 0.2, 0.0),), accepted is more than 0",
+        ),
+        ({"model": {"rpn_channels": 0}}, "rpn_channels: got 0, accepted is 1 or more"),
+        ({"training": {"learning_rate": -1}}, "training.learning_rate: got -1"),
+        ({"training": {"weight_decay": -1}}, "training.weight_decay: got -1"),
+        ({"training": {"gradient_clip_norm": 0}}, "training.gradient_clip_norm: got 0"),
+        ({"augmentation": {"rotation": -5}}, "augmentation.rotation: got -5"),
+        ({"model": {"anchor_scales": 32}}, "anchor_scales: got 32, accepted is tuple[float, ...]"),
+        ({"model": {"pixel_std": "no"}}, "got 'no', accepted is tuple[float, ...] | None"),
+        ({"data": {"seed": -1}}, "data.seed: got -1, accepted is 0 or more"),
+        (
+            {"model": {"max_size": 900}, "augmentation": {"min_sizes": [800, 1000]}},
+            "augmentation.min_sizes: got (800, 1000), accepted is at most model.max_size, 900",
+        ),
         ({"training": {"learning_rate": -0.1}}, "training.learning_rate: got -0.1"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: got inf"),
         ({"training": {"weight_decay": -1e-4}}, "training.weight_decay: got -0.0001"),
@@ -87,6 +106,13 @@ def test_errors_name_the_key_and_what_is_accepted(values, message):
     with pytest.raises(ConfigError) as error:
         from_dict(Recipe, values)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["rpn_min_box_size", "smooth_l1_beta", "box_loss_weight", "norm_epsilon"]
+)
+def test_a_whole_zero_is_as_good_as_one_with_a_dot(name):
+    assert MaskRCNNConfig(**{name: 0}) == MaskRCNNConfig(**{name: 0.0})
 
 
 def test_a_config_cannot_be_changed():
@@ -125,6 +151,12 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 
 def test_numbers_may_lack_a_dot():
     assert override(Recipe(), ["learning_rate=1e-4"]).training.learning_rate == 1e-4
+    model = override(Recipe(), ["box_variance=[1e-1, 0.1, 2e-1, 2e-1]"]).model
+    assert model.box_variance == (0.1, 0.1, 0.2, 0.2)
+    stages = override(Recipe(), ["cascade_box_variances=[[1e-1, 1, 2, 3]]"]).model
+    assert stages.cascade_box_variances == ((0.1, 1, 2, 3),)
+    names = override(Recipe(), ["class_names=[1e-4, b]"]).model.class_names
+    assert names == ("1e-4", "b")
 
 
 def test_plain_values_only():

@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from kmaskrcnn.config import AugmentationConfig
 from kmaskrcnn.geometry import affine
+from kmaskrcnn.geometry.keypoints import mirror_order
 from kmaskrcnn.geometry.resizing import resize_shape
 from kmaskrcnn.geometry.segmentations import to_rle
 
@@ -137,10 +138,7 @@ class Augmentation:
         points[:, :2] -= 0.5
         points = np.where((inside & (points[:, 2] > 0))[:, None], points, 0.0)
         if move.mirrored:
-            swapped = points.copy()
-            for left, right in self.flip_pairs:
-                swapped[[left, right]] = points[[right, left]]
-            points = swapped
+            points = points[mirror_order(len(points), self.flip_pairs)]
         return tuple(map(tuple, points.tolist()))
 
 

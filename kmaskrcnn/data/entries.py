@@ -191,15 +191,17 @@ def read_keypoints(entry):
 
     Returns:
         `((x, y, visibility), ...)` floats in pixels, visibility 0, 1 or 2; `None` where the entry
-        has none.
+        has none, or an empty list.
     """
-    if entry.get("keypoints") is None:
+    if entry.get("keypoints") in (None, []):
         return None
     values = entry_value(entry, "keypoints", list, "a flat list [x, y, visibility, ...]")
     if len(values) % 3 or not all(is_number(value) for value in values):
         raise Rejected(
             "bad keypoints", f"'keypoints' must be 3 finite numbers a point, got {_short(values)}"
         )
+    if not set(values[2::3]) <= {0, 1, 2}:
+        raise Rejected("bad keypoints", f"visibility must be 0, 1 or 2, got {_short(values[2::3])}")
     return tuple(tuple(map(float, values[i : i + 3])) for i in range(0, len(values), 3))
 
 

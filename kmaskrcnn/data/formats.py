@@ -17,6 +17,7 @@ from kmaskrcnn.data.importers import (
     voc,
     yolo,
 )
+from kmaskrcnn.data.json_files import refuse_overwriting
 from kmaskrcnn.data.records import check_document, load_coco
 
 # Formats with rules of their own, and those that say no more than a COCO json can.
@@ -84,25 +85,29 @@ def convert_dataset(
     Args:
         source, image_dir, format, reader_options, on_error: as for `load_dataset`; a COCO json that
             is not named otherwise is read as `"coco_export"`, which puts right what it can.
-        output: path of the json to write; its `file_name`s are relative to the folder of pictures.
+        output: path of the json to write; its `file_name`s are relative to the folder of pictures,
+            but for those that name a place elsewhere.
 
     Returns:
         `CocoDataset`, what was written.
 
     Raises:
-        DatasetError, ValueError: as `load_dataset`.
+        DatasetError, ValueError: as `load_dataset`; also a `ValueError` if `output` is the source,
+            or is there already within the source's folder.
     """
+    refuse_overwriting(source, output)
     format = detect_format(source) if format == "auto" else format
     format = "coco_export" if format == "coco" else format
     image_dir = Path(image_dir or default_image_dir(source, format))
     records = load_dataset(
         source, image_dir, format=format, reader_options=reader_options, on_error=on_error
     )
-    content = to_coco(
-        records,
-        records.category_ids,
-        lambda record: Path(record.path).relative_to(image_dir).as_posix(),
-    )
+
+    def name(record):
+        path = Path(record.path)
+        return (path.relative_to(image_dir) if path.is_relative_to(image_dir) else path).as_posix()
+
+    content = to_coco(records, records.category_ids, name)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Path(output).write_text(json.dumps(content))
     return records

@@ -38,3 +38,20 @@ def read_coco_json(json_path):
     if faults:
         raise DatasetError(faults)
     return document
+
+
+def refuse_overwriting(source, output):
+    """Raises before a json takes the place of what it is made from.
+
+    Args:
+        source: path of the file or folder that is read.
+        output: path of the json to write.
+
+    Raises:
+        ValueError: if `output` is the source, or is there already within its folder.
+    """
+    output = Path(output).resolve()
+    if output.exists() and Path(source).resolve() in (output, *output.parents):
+        raise ValueError(
+            f"output: {output} would be overwritten and belongs to {source}, the source"
+        )

@@ -71,7 +71,7 @@ class BatchLoader:
         height, width = (padded_length(side, self.divisor) for side in np.max(sizes, axis=0))
         images = np.zeros((len(records), height, width, 3), self.dtype)
         for image, record, (new_height, new_width), flipped in zip(images, records, sizes, flips):
-            picture = _read_named(record)
+            picture = read_record(record)
             if flipped:
                 picture = cv2.flip(picture, 1)
             inner = image[:new_height, :new_width]
@@ -166,10 +166,26 @@ class AugmentedLoader:
 
         def other():
             record = images[generator.integers(len(images))]
-            return _read_named(record), record
+            return read_record(record), record
 
         record = images[index]
-        return self.augmentation(_read_named(record), record, generator, other)
+        return self.augmentation(read_record(record), record, generator, other)
+
+
+def read_record(record):
+    """The pixels of an `ImageRecord`'s picture.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB, of the record's size.
+
+    Raises:
+        DatasetError: if it cannot be read; it names the file and the image id.
+    """
+    try:
+        return read_picture(record.path, (record.height, record.width))
+    except Rejected as rejected:
+        fault = Fault(rejected.kind, str(rejected), record.path, record.image_id)
+        raise DatasetError([fault]) from rejected
 
 
 def _resized_keypoints(keypoints, scale):
@@ -177,14 +193,6 @@ def _resized_keypoints(keypoints, scale):
     # COCO's keypoints are numbers of pixels: a pixel's centre lies half a pixel on.
     points[:, :2] = (points[:, :2] + 0.5) * scale
     return np.where(points[:, 2:] > 0, points, 0)
-
-
-def _read_named(record):
-    try:
-        return read_picture(record.path, (record.height, record.width))
-    except Rejected as rejected:
-        fault = Fault(rejected.kind, str(rejected), record.path, record.image_id)
-        raise DatasetError([fault]) from rejected
 
 
 def _resized_boxes(record, size, flipped):

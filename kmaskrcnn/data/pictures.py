@@ -1,5 +1,6 @@
 """Picture files: their size without decoding, whether they are whole, and their pixels."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ EXIF_ORIENTATION = 0x0112
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+_EXIF = b"\xff\xe1"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -27,9 +29,49 @@ def is_whole(data):
         bool; `True` for other formats, whose decoders fail by themselves.
     """
     if data.startswith(_JPEG_START):
-        # An embedded thumbnail has an end of its own, but before the picture's scan begins.
-        return data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN)
+        # An embedded thumbnail has an end of its own, but before the picture's scan begins; and
+        # what a phone appends, such as a film, may hold any marker.
+        header_end = max((end for _, _, end in _jpeg_segments(data)), default=0)
+        return data.find(_JPEG_END, header_end) >= 0
     return not data.startswith(_PNG_START) or _PNG_END in data
+
+
+def _jpeg_segments(data):
+    """`(marker, start, end)` of a JPEG's segments up to the first scan's header, which is the last."""
+    marker, place = b"", data.find(b"\xff", 2)
+    while marker != _JPEG_SCAN and 0 <= place < len(data) - 3:
+        marker, end = data[place : place + 2], place + 1
+        if marker != b"\xff\xff":  # which only fills
+            end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            yield marker, place, end
+        place = data.find(b"\xff", end)
+
+
+def without_orientation(data):
+    """An encoded picture that everyone sees as it is stored, with the same pixels.
+
+    Args:
+        data: bytes of the file.
+
+    Returns:
+        bytes: a JPEG without its EXIF; another kind of picture as PNG; what has no orientation, or
+        cannot be read, as it is.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            orientation = picture.getexif().get(EXIF_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return data
+    if orientation == 1:
+        return data
+    if not data.startswith(_JPEG_START):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return data if pixels is None else cv2.imencode(".png", pixels)[1].tobytes()
+    kept = bytearray(data)
+    for _, start, end in reversed(list(_jpeg_segments(data))):
+        if data.startswith(_EXIF, start) and data.startswith(b"Exif\0", start + 4):
+            del kept[start:end]
+    return bytes(kept)
 
 
 def read_picture(path, shape=None):

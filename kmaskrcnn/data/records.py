@@ -206,6 +206,7 @@ class _Reader:
         """`(class_names, category_ids, {category id: label})`, `None` for a label left out."""
         names, declared = self._sift("categories", _read_name, lambda entry: {})
         names = dict(sorted(names.items()))
+        names = self._without_duplicates(names) if class_names is None else names
         if class_names is None or list(names.values()) == list(class_names):
             labels = {category_id: label for label, category_id in enumerate(names)}
             class_names = names.values()
@@ -218,6 +219,23 @@ class _Reader:
         id_of = {label: category_id for category_id, label in reversed(labels.items())}
         category_ids = tuple(id_of.get(label, NOT_IN_JSON) for label in range(len(class_names)))
         return tuple(class_names), category_ids, {**dict.fromkeys(declared), **labels}
+
+    def _without_duplicates(self, names):
+        """`{category id: name}`; of categories of one name the one with most objects is kept."""
+        if len(set(names.values())) == len(names):
+            return names
+        objects = Counter(_id_or_none(e, "category_id") for e in self.document["annotations"])
+        kept = {}
+        for category_id in sorted(names, key=lambda number: -objects[number]):
+            first = kept.setdefault(names[category_id], category_id)
+            if first != category_id:
+                message = (
+                    f"category {names[category_id]!r} has the ids {first} and {category_id}, with "
+                    f"{objects[first]} and {objects[category_id]} objects: rename one or leave it "
+                    "out, as the format coco_export does with one that only names a group"
+                )
+                self.faults.append(Fault("duplicate class name", message, self.json_path))
+        return {number: name for number, name in names.items() if kept[name] == number}
 
     def _report_unknown_classes(self, names, labels, class_names):
         for category_id, name in names.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kmaskrcnn.data.faults import DatasetError, Fault
-from kmaskrcnn.data.json_files import read_coco_json
+from kmaskrcnn.data.json_files import read_coco_json, refuse_overwriting
 
 PARTS = ("train", "validation")
 
@@ -30,11 +30,14 @@ def split_dataset(json_path, output, validation=0.2, seed=0):
 
     Raises:
         DatasetError: if the json cannot be read, or its entries lack their ids.
-        ValueError: if a part would be empty.
+        ValueError: if a part would be empty, or take the place of `json_path`.
 
     Reference:
         Sechidis et al., "On the Stratification of Multi-label Data" (2011).
     """
+    paths = {part: Path(output) / f"{part}.json" for part in PARTS}
+    for path in paths.values():
+        refuse_overwriting(json_path, path)
     document = read_coco_json(json_path)
     try:
         classes = _classes_of_pictures(document)
@@ -43,10 +46,8 @@ def split_dataset(json_path, output, validation=0.2, seed=0):
         raise DatasetError([Fault("malformed entry", message, str(json_path))]) from error
     chosen = choose_pictures(classes, validation, seed)
     Path(output).mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for part, wanted in zip(PARTS, (set(classes) - chosen, chosen)):
-        paths[part] = Path(output) / f"{part}.json"
-        paths[part].write_text(json.dumps(_select(document, wanted)))
+    for path, wanted in zip(paths.values(), (set(classes) - chosen, chosen)):
+        path.write_text(json.dumps(_select(document, wanted)))
     return paths
 
 

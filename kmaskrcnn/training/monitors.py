@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kmaskrcnn.data.pictures import read_picture, write_picture
+from kmaskrcnn.data.loading import read_record
+from kmaskrcnn.data.pictures import write_picture
 from kmaskrcnn.serving.predictor import Predictor
 from kmaskrcnn.visualize import draw_detections
 
@@ -125,7 +126,7 @@ def draw_predictions(predictor, records, folder) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {}
     for record in records:
-        picture = read_picture(record.path, (record.height, record.width))
+        picture = read_record(record)
         scale = max(1, LEGIBLE_SIZE // max(picture.shape))
         name = f"{record.image_id}_{Path(record.path).stem}.png"
         drawn[name] = draw_detections(picture, predictor(picture), scale=scale)

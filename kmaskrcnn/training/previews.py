@@ -4,7 +4,8 @@ import numpy as np
 
 from kmaskrcnn.config import Recipe
 from kmaskrcnn.data.augmentation import Augmentation
-from kmaskrcnn.data.pictures import read_picture
+from kmaskrcnn.data.faults import DatasetError, Fault
+from kmaskrcnn.data.loading import read_record
 from kmaskrcnn.data.records import CocoDataset
 from kmaskrcnn.visualize import contact_sheet, draw_ground_truth
 
@@ -20,18 +21,26 @@ def draw_augmented(recipe: Recipe, records: CocoDataset, count=12, columns=4):
 
     Returns:
         `(H, W, 3)` uint8 RGB, one sheet.
+
+    Raises:
+        DatasetError: if there is no picture, or one cannot be read.
     """
+    if not records.images:
+        raise DatasetError([Fault("empty dataset", "it has no sound picture", records.json_path)])
     keypoints = records.keypoints
+    # A recipe's pairs may be left to the data, whose names tell left from right.
+    flip_pairs = recipe.model.keypoint_flip_pairs or (keypoints.flip_pairs if keypoints else ())
     augment = Augmentation(
         recipe.augmentation,
         recipe.model.min_size,
         recipe.model.max_size,
         0.5 * recipe.data.flip,
-        keypoints.flip_pairs if keypoints else (),
+        flip_pairs,
+        recipe.model.resize_rule,
     )
 
     def load(record):
-        return read_picture(record.path, (record.height, record.width)), record
+        return read_record(record), record
 
     drawn = []
     for number in range(count):

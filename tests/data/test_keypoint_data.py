@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from coco_files import sound_document, write_files
 
+from kmaskrcnn.config import AugmentationConfig
 from kmaskrcnn.data.keypoints import KeypointNames, read_keypoint_names
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import DatasetError, load_coco
@@ -113,6 +114,22 @@ def test_a_batch_without_a_visible_keypoint_warns_once(tmp_path, caplog):
             list(dataset)
     assert [r.message for r in caplog.records if "no keypoint is visible" in r.message] != []
     assert len([r for r in caplog.records if "no keypoint is visible" in r.message]) == 1
+
+
+def test_an_empty_list_is_no_keypoints(tmp_path):
+    records = load(tmp_path, ())
+    assert {i.keypoints for record in records.images for i in record.instances} == {None}
+    changes = AugmentationConfig(rotation=5.0)
+    targets = targets_of(records, training=True, augmentation=changes)
+    assert targets["keypoints"].shape[2:] == (3, 3) and not targets["keypoints"].numpy().any()
+
+
+@pytest.mark.parametrize("visibility", [3, -1, 0.5])
+def test_a_visibility_that_coco_does_not_know_is_named(tmp_path, visibility):
+    points = (3, 85, 2, 8, 82, visibility, 0, 0, 0)
+    with pytest.raises(DatasetError, match="visibility must be 0, 1 or 2, got .*annotation id 4"):
+        load(tmp_path, points)
+    assert load(tmp_path, (3, 85, 2.0, 8, 82, 1, 0, 0, 0)).images
 
 
 def test_another_number_of_keypoints_is_named(tmp_path):

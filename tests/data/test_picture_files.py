@@ -118,6 +118,23 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_picture():
     assert is_whole(data) and not is_whole(data[:-20])
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_markers_in_an_appended_film_are_not_the_pictures(tmp_path, progressive):
+    data, film = encoded("JPEG", progressive=progressive), b"ftypmp42\xff\xda\xff\xda\0\0moov"
+    path = tmp_path / "moving.jpg"
+    path.write_bytes(data + film)
+    assert read_picture(path, (40, 40)).shape == (40, 40, 3)
+    check_header(path, (40, 40))
+    assert not is_whole(data[:-20]) and not is_whole(data[: len(data) // 2] + film)
+
+
+def test_bytes_that_fill_the_header_are_passed_over():
+    data = encoded("JPEG")
+    data = data[:2] + b"\xff\xff" + data[2:]
+    Image.open(io.BytesIO(data)).load()
+    assert is_whole(data) and not is_whole(data[:-20])
+
+
 def test_trailing_bytes_do_no_harm(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded("PNG") + b"more")

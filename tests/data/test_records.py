@@ -215,6 +215,21 @@ def test_pictures_are_not_opened_unless_asked(tmp_path):
     assert len(load_coco(json_path, images, check_images=False).images) == 3
 
 
+def test_classes_of_one_name_are_a_fault_and_the_one_with_objects_is_kept(tmp_path):
+    def edit(document):  # as Roboflow's exports have it: a group of its only class's name
+        document["categories"].insert(0, {"id": 0, "name": "bear", "supercategory": "none"})
+
+    with pytest.raises(DatasetError, match="duplicate class name.*'bear' has the ids 90 and 0"):
+        load_edited(tmp_path, edit)
+    dataset = load_edited(tmp_path, edit, on_error="skip")
+    assert [fault.kind for fault in dataset.faults] == ["duplicate class name"]
+    assert "with 2 and 0 objects" in dataset.faults[0].message
+    assert dataset.class_names == ("ant", "bee", "bear") and dataset.category_ids == (3, 7, 90)
+    assert annotation_ids(dataset) == {1, 2, 3, 4}
+    names = load_edited(tmp_path, edit, class_names=["bear", "bee", "ant"])
+    assert not names.faults and annotation_ids(names) == {1, 2, 3, 4}
+
+
 @pytest.mark.parametrize(
     "kind, index, image_id, annotation_id",
     [("images", 0, 501, None), ("annotations", 2, 12, 3), ("categories", 1, None, None)],

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kmaskrcnn.training.monitors import NanGuard, ResourceUse
+from kmaskrcnn.data.faults import DatasetError
+from kmaskrcnn.data.records import ImageRecord
+from kmaskrcnn.training.monitors import NanGuard, ResourceUse, draw_predictions
 
 
 class Line(keras.Model):
@@ -65,3 +67,9 @@ def test_steps_are_timed_without_what_comes_after(model):
     wait = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(0.02))
     history = model.fit(dataset([1.0] * 8), callbacks=[wait, ResourceUse()], verbose=0).history
     assert 0.02 <= history["seconds_per_step"][0] < 5 and history["peak_memory_mb"][0] > 50
+
+
+def test_a_picture_that_is_gone_is_named(tmp_path):
+    gone = ImageRecord(7, str(tmp_path / "gone.png"), 20, 30)
+    with pytest.raises(DatasetError, match="cannot be read.*gone.png, image id 7"):
+        draw_predictions(None, [gone], tmp_path / "drawn")

@@ -68,16 +68,17 @@ def _renumber(places):
 
 
 def _without_group(categories, sound):
-    """The categories but for one that is no class: nobody's own, and named as others' group."""
+    """The categories but for one that is no class: nobody's own, and named as others' group or a class."""
     used = {str(annotation.get("category_id")) for annotation in sound["annotations"]}
     groups = {str(category.get("supercategory")) for category in sound["categories"]}
+    groups |= {str(c.get("name")) for c in sound["categories"] if str(c.get("id")) in used}
     return [
         category
         for category in categories
         if not isinstance(category, dict)
         or str(category.get("id")) in used
         or category.get("supercategory") not in (None, "", "none")
-        or category.get("name") not in groups
+        or str(category.get("name")) not in groups
     ]
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from kmaskrcnn.data.entries import entry_int, entry_value, is_number
+from kmaskrcnn.data.entries import check_polygon, entry_int, entry_value, is_number
 from kmaskrcnn.data.faults import Rejected
 from kmaskrcnn.data.importers.assembly import (
     SourceObject,
@@ -32,8 +32,8 @@ from kmaskrcnn.data.importers.assembly import (
 from kmaskrcnn.data.index_pictures import decode_indices
 from kmaskrcnn.data.json_files import read_json
 from kmaskrcnn.data.pictures import picture_size
-from kmaskrcnn.geometry.run_lengths import windows_to_rles
 from kmaskrcnn.geometry.outlines import circle, rectangle
+from kmaskrcnn.geometry.run_lengths import windows_to_rles
 from kmaskrcnn.geometry.segmentations import to_rle
 
 NO_AREA = ("point", "points", "line", "linestrip")
@@ -90,6 +90,9 @@ def _join(shapes, size):
         return SourceObject(label, parts)
     if len(parts) == 1:
         return SourceObject(label, parts[0])
+    for part in parts:
+        if not isinstance(part, dict):
+            check_polygon(part, *size)
     rles = [to_rle(part if isinstance(part, dict) else [part], *size) for part in parts]
     joined = coco_mask.merge(rles)
     return SourceObject(label, {"size": list(size), "counts": joined["counts"].decode("ascii")})
@@ -111,7 +114,10 @@ def _outline(shape, size):
     if len(points) != 2:
         raise Rejected("bad polygon", f"a {kind} has 2 points, got {len(points)}")
     if kind == "circle":
-        return circle(*points[0], math.dist(*points))
+        radius = math.dist(*points)
+        if not radius:
+            raise Rejected("bad polygon", f"a circle must have a radius, got {points}")
+        return circle(*points[0], radius)
     if kind == "mask":
         return _mask(shape, points, size)
     low, high = np.min(points, axis=0).tolist(), np.max(points, axis=0).tolist()

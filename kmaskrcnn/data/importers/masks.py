@@ -79,19 +79,22 @@ def _literal(name):
 
 
 def _read_folder(folder, _, image_dir, class_name):
-    pictures = sorted(
-        path for path in (folder / "images").iterdir() if path.suffix.lower() in PICTURE_SUFFIXES
-    )
+    pictures = _pictures_in(folder / "images")
     if len(pictures) != 1:
         raise Rejected("missing file", f"one picture in images/ is wanted, got {len(pictures)}")
     size = picture_size(pictures[0])
-    masks = {path.name: path for path in sorted((folder / "masks").glob("*"))}
+    masks = {path.name: path for path in _pictures_in(folder / "masks")}
 
     def read(path):
         return SourceObject(class_name, mask_to_rle(read_indices(path, size) != 0))
 
     file_name = pictures[0].absolute().relative_to(image_dir.absolute()).as_posix()
     return SourcePicture(file_name, *size, read_each(masks, read), str(folder))
+
+
+def _pictures_in(folder):
+    """Its pictures alone: desktops leave files of their own everywhere."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def _read_ids(path, name, image_dir, class_name):

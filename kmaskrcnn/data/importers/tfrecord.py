@@ -7,7 +7,8 @@
     image/object/is_crowd
 
 The pictures stand in the records; records of ours name files. So each picture is written to the folder
-of pictures, unless the same is there already.
+of pictures, unless the same is there already. The API looks at no EXIF orientation, so boxes and masks
+lie on the pixels as they are stored: a picture that says that it be turned is written without saying so.
 
 Reference:
     `object_detection/core/standard_fields.py`, `TfExampleFields`, in TensorFlow's model garden.
@@ -22,7 +23,7 @@ from google.protobuf.message import DecodeError
 from kmaskrcnn.data.faults import DatasetError, Fault, Rejected
 from kmaskrcnn.data.importers.assembly import SourceObject, SourcePicture, assemble, read_each
 from kmaskrcnn.data.index_pictures import decode_indices
-from kmaskrcnn.data.pictures import decode_picture
+from kmaskrcnn.data.pictures import decode_picture, without_orientation
 from kmaskrcnn.geometry.instance_images import mask_to_rle
 
 SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PN": ".png"}
@@ -89,8 +90,7 @@ def _read_example(place, features, image_dir):
 
 
 def _read_picture(place, features, image_dir):
-    encoded = _first(features, "image/encoded", bytes)
-    height, width = decode_picture(encoded).shape[:2]
+    encoded, (height, width) = _picture_as_labelled(features)
     file_name = _file_name(features, encoded)
     _write_once(image_dir / file_name, encoded)
     columns = {side: features.get(f"image/object/bbox/{side}", []) for side in SIDES}
@@ -115,6 +115,18 @@ def _read_picture(place, features, image_dir):
 
     objects = read_each({f"object {number}": number for number in range(count)}, read)
     return SourcePicture(file_name, height, width, objects, place)
+
+
+def _picture_as_labelled(features):
+    """`(encoded, (height, width))`, of a picture that is read as its boxes and masks lie on it."""
+    encoded = _first(features, "image/encoded", bytes)
+    stored = without_orientation(encoded)
+    size = decode_picture(stored).shape[:2]
+    declared = tuple((features.get(f"image/{side}") or [None])[0] for side in ("height", "width"))
+    if None in declared or declared == size:
+        return stored, size
+    decode_picture(encoded, declared)  # labelled upright, or else refused
+    return encoded, declared
 
 
 def _column(features, key, count):

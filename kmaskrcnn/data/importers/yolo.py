@@ -5,6 +5,7 @@
     labels/train/a.txt    a line an object: class x1 y1 x2 y2 ..., in parts of width and height
 
 A line of five numbers is a box: class, centre, width, height. A picture without a file has no objects.
+Labels of poses look like outlines: a yaml with `kpt_shape` is refused.
 """
 
 from functools import partial
@@ -36,17 +37,27 @@ def read_yolo(source, image_dir=None):
         `Document`, the classes in the yaml's order, ids from 0.
 
     Raises:
-        DatasetError: if the yaml cannot be read or lacks what is needed.
+        DatasetError: if the yaml cannot be read, lacks what is needed or is of poses, or if there
+            is no folder of pictures or not one file of labels for them.
     """
     content = _read_yaml(source)
     names = _read_names(content, source)
+    if "kpt_shape" in content:
+        raise _malformed("labels of poses ('kpt_shape') are not read", source)
     image_dir = Path(image_dir or default_image_dir(source, content))
+    if not image_dir.is_dir():
+        message = f"there is no such folder of pictures, of which {source} tells"
+        raise DatasetError([Fault("missing folder", message, str(image_dir))])
     paths = [
         (path, path.relative_to(image_dir))
         for path in sorted(image_dir.rglob("*"))
         if path.suffix.lower() in PICTURE_SUFFIXES
     ]
-    read = partial(_read_picture, labels=_label_dir(image_dir), names=names)
+    labels = _label_dir(image_dir)
+    if paths and not any(_label_path(labels, name).is_file() for _, name in paths):
+        message = f"it has no label file, such as {_label_path(labels, paths[0][1])}"
+        raise DatasetError([Fault("missing labels", message, str(labels))])
+    read = partial(_read_picture, labels=labels, names=names)
     class_ids = {name: number for number, name in names.items()}
     return assemble(read_pictures(paths, read), source, class_ids)
 
@@ -95,9 +106,13 @@ def _label_dir(image_dir):
     return Path(*parts)
 
 
+def _label_path(labels, name):
+    return (labels / name).with_suffix(".txt")
+
+
 def _read_picture(path, name, labels, names):
     size = picture_size(path)
-    label_path = (labels / name).with_suffix(".txt")
+    label_path = _label_path(labels, name)
     lines = (
         label_path.read_text(encoding="utf-8", errors="replace").splitlines()
         if (label_path.is_file())

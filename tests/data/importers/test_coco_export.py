@@ -70,6 +70,11 @@ def test_a_group_that_is_no_class(tmp_path):
     assert records.class_names == ("cat",) and records.category_ids == (1,)
     used = read(write(tmp_path, [annotation(category_id=0)], categories=categories))
     assert used.class_names == ("animals", "cat")
+    categories = [{"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat"}]
+    assert read(write(tmp_path, [annotation()], categories=categories)).category_ids == (1,)
+    objects = [annotation(), annotation(id=6, category_id=0)]
+    with pytest.raises(DatasetError, match="'cat' has the ids 0 and 1, with 1 and 1 objects"):
+        read(write(tmp_path, objects, categories=categories))
 
 
 @pytest.mark.parametrize("box", [..., None, []])
@@ -105,3 +110,16 @@ def test_converting_puts_right_without_being_asked(tmp_path):
     source = write(tmp_path, [annotation(image_id="7")], images)
     convert_dataset(source, tmp_path / "out.json")
     assert load_coco(tmp_path / "out.json", tmp_path).images[0].image_id == 7
+
+
+def test_a_picture_elsewhere_keeps_its_place(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    pictures = [write_picture(tmp_path / "pictures" / name) for name in ("a.png", "b.png")]
+    names = [str(pictures[0].absolute()), "../pictures/b.png"]
+    images = [
+        {"id": n, "file_name": name, "height": 20, "width": 30} for n, name in enumerate(names)
+    ]
+    source = write(tmp_path / "annotations", [annotation()], images)
+    records = convert_dataset(source, tmp_path / "out.json")
+    again = load_coco(tmp_path / "out.json", source.parent)
+    assert again.images == records.images and again.images[0].path == names[0]

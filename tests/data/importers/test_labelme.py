@@ -90,6 +90,11 @@ def test_parts_of_one_group_are_one_object(tmp_path):
         ({**POLYGON, "points": [[1, 2], [3, 4]]}, "bad polygon", "at least 3 points"),
         ({**POLYGON, "points": [[1, 2], [3]]}, "bad polygon", "points .x, y. of finite numbers"),
         ({**RECTANGLE, "points": [[1, 2]]}, "bad polygon", "a rectangle has 2 points, got 1"),
+        (
+            {**RECTANGLE, "shape_type": "circle", "points": [[4, 5]] * 2},
+            "bad polygon",
+            "have a radius",
+        ),
         ({**MASK, "mask": "no base64!"}, "bad mask", "must be a PNG in base64"),
         ({**MASK, "mask": "aGFsbG8="}, "not a picture", "cannot be decoded"),
         ({**MASK, "points": [[28, 3], [36, 8]]}, "mask outside", "leaves the picture"),
@@ -106,6 +111,15 @@ def test_a_faulty_shape_is_named_and_left_out_alone(tmp_path, shape, kind, messa
     assert fault.file == str(source / "a.json") and "shapes[1]" in fault.message
     kept = all_instances(load_dataset(source, on_error="skip"))
     assert [instance.annotation_id for instance in kept] == [1, 3]
+
+
+def test_a_faulty_part_of_a_group_is_named(tmp_path):
+    line = {**POLYGON, "points": [[1, 2], [3, 4]], "group_id": 4}
+    source = write(tmp_path, [RECTANGLE, {**MASK, "group_id": 4}, line])
+    with pytest.raises(DatasetError, match=r"shapes\[1\]: .*at least 3 points.*image id 1"):
+        load_dataset(source)
+    (kept,) = all_instances(load_dataset(source, on_error="skip"))
+    assert kept.box == (20, 4, 25, 9)
 
 
 def test_faulty_files_are_named(tmp_path):

@@ -81,6 +81,13 @@ def test_faults_are_named(tmp_path):
     check(load_dataset(source, on_error="skip"))
 
 
+def test_what_desktops_leave_is_no_mask(tmp_path):
+    source = write_folders(tmp_path)
+    for name in (".DS_Store", "Thumbs.db"):
+        (source / "one" / "masks" / name).write_bytes(b"\0\0\0\1Bud1")
+    check(load_dataset(source))
+
+
 def test_pictures_of_ids_without_a_picture_are_named(tmp_path):
     source, images = write_ids(tmp_path, "L")
     write_picture(images / "sub" / "a.png")

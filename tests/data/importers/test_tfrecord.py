@@ -10,10 +10,12 @@ from PIL import Image
 
 from kmaskrcnn.data.faults import DatasetError
 from kmaskrcnn.data.formats import load_dataset
+from kmaskrcnn.data.pictures import read_picture
 
 MASKS = np.zeros((2, 20, 30), np.uint8)
 MASKS[0, 2:9, 3:12] = 1
 MASKS[1, 5:15, 8:20] = 255
+KINDS = {"JPEG": {"quality": 98, "subsampling": 0}, "PNG": {}}
 SIDES = {"xmin": (3, 8), "ymin": (2, 5), "xmax": (12, 20), "ymax": (9, 15)}
 
 
@@ -36,6 +38,16 @@ def features(name=b"folder/a.png", **changes):
     for side, numbers in SIDES.items():
         values[f"image/object/bbox/{side}"] = [n / (30 if side[0] == "x" else 20) for n in numbers]
     return values | {f"image/{key}": value for key, value in changes.items()}
+
+
+def turned(kind, size, orientation):
+    """`(encoded, stored pixels)` of a picture whose EXIF says that it be turned."""
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    coarse = np.random.default_rng(3).integers(0, 256, (2, 3, 3)).astype(np.uint8)
+    pixels = np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.NEAREST))
+    Image.fromarray(pixels).save(stream, kind, exif=exif, **KINDS[kind])
+    return stream.getvalue(), np.array(Image.open(stream))
 
 
 def write(folder, *examples, name="train.record-00000-of-00001"):
@@ -81,11 +93,38 @@ def test_boxes_alone_and_numbers_for_names(tmp_path):
     assert all(instance.segmentation is None for instance in all_instances(records))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+@pytest.mark.parametrize("declared", [{}, {"height": [20], "width": [30]}])
+def test_boxes_lie_on_the_pixels_as_they_are_stored(tmp_path, kind, orientation, declared):
+    """The Object Detection API decodes with TensorFlow, which looks at no EXIF."""
+    encoded, stored = turned(kind, (20, 30), orientation)
+    # TensorFlow decodes JPEG fast and coarsely; turned, the picture would differ by 100 and more.
+    np.testing.assert_allclose(tf.io.decode_image(encoded), stored, atol=20)
+    path = write(tmp_path, features(b"a", encoded=[encoded], **declared))
+    records = check_round_trip(path, tmp_path / "images", tmp_path)
+    (record,) = records.images
+    assert (record.height, record.width) == (20, 30)
+    np.testing.assert_allclose(read_picture(record.path, (20, 30)), stored, atol=3)
+    assert record.instances[0].box == pytest.approx((3, 2, 12, 9), abs=1e-5)
+    assert (mask_of(record.instances[0]) == (MASKS[0] > 0)).all()
+
+
+def test_a_record_may_declare_the_picture_upright(tmp_path):
+    encoded, stored = turned("JPEG", (30, 20), 6)
+    path = write(tmp_path, features(b"a.jpg", encoded=[encoded], height=[20], width=[30]))
+    (record,) = load_dataset(path, tmp_path / "images").images
+    pixels = read_picture(record.path, (record.height, record.width))
+    np.testing.assert_allclose(pixels, np.rot90(stored, -1), atol=3)
+    assert record.instances[0].box == pytest.approx((3, 2, 12, 9), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message", "left"),
     [
         ({"encoded": []}, "'image/encoded' is missing", 0),
         ({"encoded": [b"no picture"]}, "not a picture", 0),
+        ({"height": [30], "width": [20]}, "size mismatch: the dataset declares height 30", 0),
         ({"filename": []}, "'image/filename' is missing", 0),
         ({"object/bbox/xmin": [0.1]}, "as many of each side", 0),
         ({"object/class/text": [b"cat"]}, "'image/object/class/text' needs 2 values, got 1", 0),

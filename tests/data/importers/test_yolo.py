@@ -76,9 +76,26 @@ def test_a_faulty_line_is_named_and_left_out_alone(tmp_path, line, kind, message
         ("names: {a: cat}\ntrain: images/train", "'names' must be a list"),
         ("names: [cat, cat]\ntrain: images/train", "'names' must be different"),
         ("names: [cat, dog]", "'train' must name a folder"),
-        ("names: [cat, dog]\ntrain: nowhere", "it names no picture"),
+        ("names: [cat]\ntrain: images/train\nkpt_shape: [2, 3]", "labels of poses .'kpt_shape'."),
     ],
 )
 def test_a_faulty_yaml_is_named(tmp_path, yaml, message):
     with pytest.raises(DatasetError, match=f"{message}.*data.yaml"):
         load_dataset(write(tmp_path, [OUTLINE], yaml))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    source = write(tmp_path, [OUTLINE], "names: [cat, dog]\ntrain: nowhere")
+    with pytest.raises(DatasetError, match="no such folder of pictures.*yolo/nowhere"):
+        load_dataset(source, on_error="skip")
+    (source.parent / "nowhere").mkdir()
+    with pytest.raises(DatasetError, match="it names no picture"):
+        load_dataset(source)
+
+
+def test_pictures_without_one_label_file_are_no_dataset(tmp_path):
+    source = write(tmp_path, [OUTLINE])
+    labels = source.parent / "labels"
+    labels.rename(source.parent / "texts")
+    with pytest.raises(DatasetError, match="no label file, such as .*labels/train/a.txt"):
+        load_dataset(source, on_error="skip")
