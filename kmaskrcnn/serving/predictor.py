@@ -113,12 +113,14 @@ class Predictor:
             `Detections` of each frame, in order.
 
         Raises:
-            ValueError: the file is missing or no video, or `output` has another ending.
+            ValueError: the file is missing or no video, or `output` is this file or has another ending.
             OSError: `output` cannot be written.
         """
         if output is None:
             yield from self.predict_many(read_frames(path), batch_size)
             return
+        if Path(output).resolve() == Path(path).resolve():
+            raise ValueError(f"output: {output} is the video that is read; give another path")
         frames, kept = itertools.tee(read_frames(path))
         found = self.predict_many(frames, batch_size)
         with VideoFile(output, frame_rate(path)) as video:
