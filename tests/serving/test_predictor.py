@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from PIL import Image
 from tiny import tiny_config
 
 from kmaskrcnn.config import to_dict
+from kmaskrcnn.data.faults import Rejected
 from kmaskrcnn.export.portable import CONFIG_KEY
 from kmaskrcnn.serving import loading
 from kmaskrcnn.serving.detectors import prepare
@@ -89,6 +92,18 @@ def test_a_folder_with_a_broken_file(predict, tmp_path, caplog):
     assert_same(found[1][1], predict(PHOTOS[0]))
     with pytest.raises(ValueError, match="a.jpg"):
         list(predict.predict_folder(tmp_path))
+
+
+def test_a_header_that_claims_too_many_pixels_is_a_broken_file(predict, caplog):
+    """4 gigapixels, with the right checksum: OpenCV raises an error of its own instead of giving nothing."""
+    png = encode(PHOTOS[0])
+    header = png[12:16] + struct.pack(">2I", 65536, 65536) + png[24:29]
+    forged = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+    with pytest.raises(Rejected, match="PIXELS") as error:
+        predict(forged)
+    assert error.value.kind == "not a picture"
+    found = list(predict.predict_many([forged, PHOTOS[0]], on_error="skip"))
+    assert found[0] is None and len(found[1]) > 0 and "left out" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["keras", "saved_model"])
