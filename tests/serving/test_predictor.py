@@ -16,6 +16,7 @@ from tiny import tiny_config
 
 from kmaskrcnn.config import to_dict
 from kmaskrcnn.data.faults import Rejected
+from kmaskrcnn.detections import Detections
 from kmaskrcnn.export.portable import CONFIG_KEY
 from kmaskrcnn.serving import loading
 from kmaskrcnn.serving.detectors import prepare
@@ -239,3 +240,20 @@ def test_a_large_picture_is_read_tile_by_tile(predict):
     assert (found.boxes[:, 2] <= 230).all() and found.boxes[:, 2].max() > 150
     whole = predict.predict_tiled(PHOTOS[0], tile_size=96)
     assert_same(whole, predict(PHOTOS[0]))  # one tile holds it all
+
+
+@pytest.mark.parametrize("changes, side", [({}, 64), ({"tile_size": 96}, 96)])
+def test_tiles_keep_the_resolution_by_default(changes, side, monkeypatch):
+    config, seen = tiny_config(min_size=64, max_size=128), []
+
+    def detect(pictures):
+        seen.extend(pictures)
+        return [Detections([], [], [], picture.shape[:2]) for picture in pictures]
+
+    detector = SimpleNamespace(config=config, detect=detect)
+    monkeypatch.setattr("kmaskrcnn.serving.predictor.open_detector", lambda model: detector)
+    Predictor(None).predict_tiled(PHOTOS[3], **changes)
+    assert {tile.shape[:2] for tile in seen} == {(side, side)}
+    inputs, size = prepare(seen[0], config)
+    assert size == (64, 64)
+    assert np.array_equal(inputs["images"][0], seen[0]) == (side == 64)
