@@ -189,6 +189,8 @@ def check_ranges(config) -> None:
     names = config.class_names
     require(len(names) > 0, "class_names", names, "one name or more")
     require(len(set(names)) == len(names), "class_names", names, "names that differ")
+    ids, accepted = config.category_ids, f"none, or one for each of the {len(names)} class_names"
+    require(len(ids) in (0, len(names)), "category_ids", ids, accepted)
     require(0 < config.min_size <= config.max_size, "min_size", config.min_size, "1 to max_size")
     require(
         len(config.anchor_scales) == 5, "anchor_scales", config.anchor_scales, "five, for P2 to P6"

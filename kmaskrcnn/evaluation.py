@@ -37,7 +37,8 @@ class CocoEvaluator:
     Args:
         dataset: the records of a dataset: `class_names`, and `images` with `image_id`, `height`,
             `width` and `instances`, as `data.records` reads them from a COCO json.
-        with_mask: whether masks are evaluated beside boxes.
+        with_mask: whether masks are evaluated beside boxes; not where an object of the records has
+            none, which a warning says.
         with_keypoints: whether keypoints are, by object keypoint similarity (OKS).
         sigmas: K floats, the spread of each keypoint in object sizes; by default COCO's for its 17
             of a person, and 0.05 for others.
@@ -90,13 +91,20 @@ class CocoEvaluator:
             logger.warning("%d of %d pictures were not evaluated", missing, len(self._pictures))
         ground_truth = to_coco(self.dataset, with_keypoints=self.with_keypoints)
         rules = getattr(self.dataset, "rules", "coco")
-        tasks = ["box"] + ["mask"] * self.with_mask
+        tasks = ["box"] + ["mask"] * (self.with_mask and self._has_masks())
         metrics = {task: _evaluate(rules, ground_truth, self.results, task) for task in tasks}
         if self.with_keypoints:
             count = len(self.dataset.keypoints.names)
             sigmas = self.sigmas or (None if count == COCO_KEYPOINTS else [SIGMA] * count)
             metrics["keypoint"] = evaluate_results(ground_truth, self.results, "keypoint", sigmas)
         return metrics
+
+    def _has_masks(self):
+        objects = [instance for image in self.dataset.images for instance in image.instances]
+        without = sum(instance.segmentation is None for instance in objects)
+        if without:
+            logger.warning("%d of %d objects have no mask: boxes alone", without, len(objects))
+        return not without
 
 
 def _evaluate(rules, ground_truth, results, task):
@@ -122,14 +130,15 @@ def evaluate_model(model, dataset, records, progress=True, sigmas=None, paste_ru
 
     Returns:
         `{"box": {...}, "mask": {...}, "keypoint": {...}}`, each as from `CocoEvaluator.summarise`;
-        `"mask"` and `"keypoint"` only if the model predicts them (and the records have keypoints).
+        `"mask"` and `"keypoint"` only if the model predicts them and the records have them.
 
     Raises:
-        ValueError: a picture comes twice or is not among the records, or the model's classes are others.
+        ValueError: a picture comes twice or is not among the records, or the model's classes or keypoints are others.
     """
     config = getattr(model, "config", None)
     if config is not None:
         _check_classes(config.class_names, records.class_names)
+        _check_keypoints(config, records)
         sigmas, paste_rule = sigmas or config.keypoint_sigmas, paste_rule or config.paste_rule
     paste_rule = paste_rule or "half_pixel"
     evaluator = CocoEvaluator(records, with_mask=False, sigmas=sigmas)
@@ -162,7 +171,7 @@ def evaluate_pictures(predict, pictures, records, progress=True, sigmas=None):
     """AP of whatever finds objects in one picture after another, such as a `Predictor` with test-time augmentation.
 
     Args:
-        predict: from a picture's pixels to `Detections`.
+        predict: from a picture's pixels to `Detections`; what it has for a `config` is held against the records.
         pictures: iterable of `(image_id, pixels)`, each picture of the records once.
         records, progress, sigmas: as for `evaluate_model`.
 
@@ -172,6 +181,8 @@ def evaluate_pictures(predict, pictures, records, progress=True, sigmas=None):
     Raises:
         ValueError: as `evaluate_model`.
     """
+    if getattr(predict, "config", None) is not None:
+        _check_keypoints(predict.config, records)
     evaluator = CocoEvaluator(records, with_mask=False, sigmas=sigmas)
     bar = keras.utils.Progbar(len(records.images), verbose=int(progress), unit_name="picture")
     for image_id, pixels in pictures:
@@ -190,6 +201,15 @@ def _check_classes(known, given):
         raise ValueError(
             f"records: classes {given} are not the model's {known}; load them with class_names="
         )
+
+
+def _check_keypoints(config, records):
+    """Names in another order would be compared with each other's places."""
+    if not config.with_keypoints or records.keypoints is None:
+        return
+    known, given = tuple(config.keypoint_names), tuple(records.keypoints.names)
+    if known != given:
+        raise ValueError(f"records: keypoints {given} are not the model's {known}")
 
 
 def format_table(metrics, per_class=False):

@@ -214,15 +214,19 @@ def _draw(image, detections, texts, shown, color_by, threshold, scale):
     keys = detections.labels if color_by == "class" else range(len(detections))
     colors = [color(int(key)) for key in keys]
     line = max(1, round(max(size) / 400))
+    # What counts a pixel's centre as its number lacks half a pixel.
+    short = 0.5 if detections.keypoint_rule == "torchvision" else 0.0
     # The best lies on top.
     for index in reversed(range(len(detections))):
         if shown["masks"] and detections.masks is not None:
-            (mask,) = paste_windows(detections.masks[[index]], boxes[[index]], size, threshold)
+            (mask,) = paste_windows(
+                detections.masks[[index]], boxes[[index]], size, threshold, detections.paste_rule
+            )
             _draw_mask(canvas, *mask, colors[index], max(1, line // 2))
         if shown["boxes"]:
             _draw_box(canvas, boxes[index], colors[index], line)
         if shown["keypoints"] and detections.keypoints is not None:
-            points = detections.keypoints[index] * [*enlarged, 1]
+            points = (detections.keypoints[index] + [short, short, 0]) * [*enlarged, 1]
             _draw_skeleton(canvas, points, detections.keypoint_skeleton, colors[index], line)
     if shown["labels"]:
         _draw_labels(canvas, boxes, texts, colors)

@@ -172,6 +172,50 @@ def test_evaluate_pictures():
         evaluate_pictures(others, pictures(), square_records(), False)
 
 
+@pytest.mark.parametrize("boxes_alone", [1, 3])
+def test_objects_without_masks_leave_the_ap_of_boxes(boxes_alone, caplog):
+    records = square_records()
+    for image in records.images[:boxes_alone]:
+        image.instances[0].segmentation = None
+    metrics = evaluate_model(FakeModel(), batches([10, 11, 12]), records, progress=False)
+    assert list(metrics) == ["box"] and metrics["box"]["AP"] == pytest.approx(1)
+    assert caplog.text.count(f"{boxes_alone} of 3 objects have no mask: boxes alone") == 1
+
+
+def never(*_):
+    """A model, or what finds objects in a picture, that must not be asked."""
+    raise AssertionError
+
+
+@pytest.mark.parametrize("names", [("tail", "head"), ("head",), ("head", "tail", "paw")])
+def test_other_keypoints_are_named_before_the_first_picture(names):
+    config = SimpleNamespace(
+        class_names=("even", "odd"),
+        with_keypoints=True,
+        keypoint_names=("head", "tail"),
+        keypoint_sigmas=None,
+        paste_rule="half_pixel",
+    )
+    records = square_records()
+    records.keypoints = SimpleNamespace(names=names, skeleton=())
+    model = SimpleNamespace(predict_on_batch=never, config=config)
+    with pytest.raises(
+        ValueError, match=r"records: keypoints .* not the model's \('head', 'tail'\)"
+    ):
+        evaluate_model(model, batches([10]), records, progress=False)
+    predict = functools.partial(never)
+    predict.config = config
+    with pytest.raises(ValueError, match="records: keypoints"):
+        evaluate_pictures(predict, [(10, None)], records, progress=False)
+    records.keypoints = SimpleNamespace(names=["head", "tail"], skeleton=())
+    for evaluate in (
+        lambda: evaluate_model(model, batches([10]), records, progress=False),
+        lambda: evaluate_pictures(predict, [(10, None)], records, progress=False),
+    ):
+        with pytest.raises(AssertionError):
+            evaluate()
+
+
 def test_evaluate_model_without_image_sizes_takes_the_whole_image():
     data = [
         ({"images": np.zeros((len(inputs["images"]), 50, 100, 3))}, targets)

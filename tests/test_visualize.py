@@ -1,5 +1,6 @@
 """Drawn pictures: what is drawn where, what stays as it was, and that names can be read."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -309,6 +310,26 @@ def test_a_skeleton_joins_its_points_where_they_are():
         grey(), pose([[20.5, 40.5, 0.9], [80.5, 40.5, 0.8]]), scale=2, **ONLY_POINTS
     )
     assert pixels_of(larger, (255, 255, 255))[80, 40]
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_keypoints_that_count_pixels_by_their_centres_are_drawn_there(scale):
+    """torchvision's (20, 40) is the centre of column 20 and row 40, (20.5, 40.5) of continuous pixels."""
+    points = np.array([[20.0, 40.0, 0.9], [80.0, 60.0, 0.8]])
+    counted = dataclasses.replace(pose(points), keypoint_rule="torchvision")
+    drawn = draw_detections(grey(), counted, scale=scale, **ONLY_POINTS)
+    wanted = draw_detections(grey(), pose(points + [0.5, 0.5, 0]), scale=scale, **ONLY_POINTS)
+    np.testing.assert_array_equal(drawn, wanted)
+    if scale == 1:
+        assert pixels_of(drawn, (255, 255, 255))[[40, 60], [20, 80]].all()
+
+
+@pytest.mark.parametrize("rule", ["half_pixel", "torchvision", "matterport"])
+def test_masks_are_drawn_by_their_own_paste_rule(rule, monkeypatch):
+    monkeypatch.setattr(cv2, "drawContours", lambda *_: None)  # outlines blur where a mask ends
+    found = dataclasses.replace(make([[40.4, 30.4, 80.6, 70.3]]), paste_rule=rule)
+    drawn = draw_detections(grey(), found, show_labels=False, show_boxes=False)
+    np.testing.assert_array_equal(np.any(drawn != 100, axis=-1), found.full_masks()[0])
 
 
 def test_points_that_are_not_seen_are_not_drawn():

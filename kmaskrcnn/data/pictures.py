@@ -130,7 +130,10 @@ def _unreadable(error):
 
 
 def _decode(data, flags):
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:  # more pixels by its header than OpenCV takes
+        raise Rejected("not a picture", f"OpenCV refuses the file: {error.err}") from error
     if picture is None:
         raise Rejected("not a picture", "the file is not a picture that OpenCV can decode")
     return picture

@@ -17,6 +17,7 @@ UPRIGHT = 1
 EXIF_START = b"\xff\xe1", b"Exif\0\0"  # marker, and what follows the length
 JPEG_SCAN = b"\xff\xda"
 PNG_END = b"IEND"
+MOST_PARTS = 4000  # segments or chunks looked at: a file of 32 MiB may have 8 million, 20 us each
 
 
 def jpeg_orientation(data):
@@ -68,7 +69,11 @@ def turn_upright(picture, orientation):
 
 
 def _walk(searching, step, start):
-    return tf.while_loop(searching, lambda at: (step(at),), (tf.constant(start, tf.int64),))[0]
+    """Where the search ends; after too many parts it ends at one that is no EXIF: the picture is upright."""
+    start = tf.constant(start, tf.int64)
+    return tf.while_loop(
+        searching, lambda at: (step(at),), (start,), maximum_iterations=MOST_PARTS
+    )[0]
 
 
 def _tiff_orientation(data, exists, start):

@@ -14,7 +14,7 @@ def paste_masks(masks, boxes, size, threshold=0.5, rule="half_pixel"):
         boxes: `(N, 4)` float32 xyxy in the picture's pixels.
         size: `(2,)` int32, H and W.
         threshold: a pixel belongs to the object from this probability on.
-        rule: `"half_pixel"` or `"torchvision"`.
+        rule: `"half_pixel"`, `"torchvision"` or `"matterport"`, see `geometry.masks.paste_windows`.
 
     Returns:
         `(N, H, W)` uint8, 1 where the object is. A box without area has an empty mask.
@@ -22,6 +22,8 @@ def paste_masks(masks, boxes, size, threshold=0.5, rule="half_pixel"):
     Reference: Mask R-CNN, section 3.1; sampled at pixel centres, with zeros around the mask.
     """
     window_of = _whole_pixel_window if rule == "torchvision" else _window
+    if rule == "matterport":
+        boxes = tf.round(boxes)  # halves to even numbers, as NumPy does
 
     def paste(one):
         window, top, left = window_of(*one, size, threshold)

@@ -5,15 +5,17 @@
 Nothing leaves the machine: no telemetry, no fonts or scripts of others.
 """
 
+import dataclasses
 import json
 import os
 import tempfile
-import uuid
 from collections import Counter
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 
+from kmaskrcnn.detections import Detections
 from kmaskrcnn.serving.predictor import Predictor
 from kmaskrcnn.visualize import draw_detections
 
@@ -25,6 +27,25 @@ SYSTEM_FONTS = {
 SHOWN = 960  # pixels of the drawn picture's long side, at least: names on smaller ones could not be read
 # Without the button that shares a picture on a site of others.
 IMAGE = {"type": "numpy", "height": 480, "buttons": ["download", "fullscreen"]}
+CACHE = (
+    600,
+    3600,
+)  # seconds: how often what Gradio keeps of pictures and downloads is looked through, and its age
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the page of one visitor holds: a picture with its own objects, so that no other's are drawn on it.
+
+    Args:
+        folder: of its download, `str`; the file in it is written anew.
+        picture: `(H, W, 3)` uint8 RGB, or None.
+        detections: its `Detections`, or None.
+    """
+
+    folder: str
+    picture: np.ndarray | None = None
+    detections: Detections | None = None
 
 
 class Page:
@@ -38,44 +59,53 @@ class Page:
         self.predictor = predictor
         self.folder = tempfile.TemporaryDirectory(prefix="kmaskrcnn_")
 
-    def detect(self, picture):
-        """The `Detections` of a picture, `(H, W, 3)` uint8 RGB; None where there is no picture."""
+    def detect(self, picture, before=None):
+        """What is found in a picture.
+
+        Args:
+            picture: `(H, W, 3)` uint8 RGB, or None where there is none.
+            before: the `Found` of the picture before, or None.
+
+        Returns:
+            `Found`.
+
+        Raises:
+            gradio.Error: the array is no picture.
+        """
+        folder = before.folder if before else tempfile.mkdtemp(dir=self.folder.name)
         if picture is None:
-            return None
+            return Found(folder)
         try:
-            return self.predictor(picture)
+            return Found(folder, picture, self.predictor(picture))
         except ValueError as error:
             raise gr.Error(str(error)) from error
 
-    def show(self, picture, detections, min_score, names):
+    def show(self, found, min_score, names):
         """The drawn picture, enlarged if it is small, a line about it, and the path of its COCO json.
 
         Args:
-            picture: as for `detect`.
-            detections: what that gave.
+            found: what `detect` gave, or None.
             min_score: what scores less is left out.
             names: of the classes to show; none for all.
         """
-        if picture is None or detections is None:
+        if found is None or found.picture is None:
             return None, "", None
-        chosen = detections.filter(min_score, names=names or None)
+        chosen = found.detections.filter(min_score, names=names or None)
         counts = Counter(chosen.names).most_common()
         line = ", ".join(f"{count} {name}" for name, count in counts) or "nothing found"
-        scale = max(1, SHOWN / max(picture.shape[:2]))
-        drawn = draw_detections(picture, chosen, min_score=0.0, scale=scale)
-        return drawn, line, self._write(chosen)
+        scale = max(1, SHOWN / max(found.picture.shape[:2]))
+        drawn = draw_detections(found.picture, chosen, min_score=0.0, scale=scale)
+        return drawn, line, self._write(chosen, found.folder)
 
-    def _write(self, detections):
-        # A folder each, so that every download has the same name.
-        path = Path(self.folder.name, uuid.uuid4().hex, "detections.json")
-        path.parent.mkdir()
+    def _write(self, detections, folder):
+        path = Path(folder, "detections.json")
         category_ids = self.predictor.config.category_ids or None
         path.write_text(json.dumps(detections.to_coco(1, category_ids)))
         return str(path)
 
     def blocks(self):
         """The page's elements, a `gradio.Blocks`."""
-        with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
+        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=CACHE) as blocks:
             found = gr.State()
             with gr.Row():
                 picture = gr.Image(sources=["upload", "clipboard"], label="Picture", **IMAGE)
@@ -91,8 +121,8 @@ class Page:
                     elem_id="classes",
                 )
                 download = gr.DownloadButton("COCO json", elem_id="download")
-            inputs, outputs = [picture, found, score, classes], [drawn, line, download]
-            picture.change(self.detect, picture, found).then(self.show, inputs, outputs)
+            inputs, outputs = [found, score, classes], [drawn, line, download]
+            picture.change(self.detect, [picture, found], found).then(self.show, inputs, outputs)
             score.change(self.show, inputs, outputs, show_progress="hidden")
             classes.change(self.show, inputs, outputs, show_progress="hidden")
         return blocks

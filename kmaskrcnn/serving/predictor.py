@@ -113,12 +113,14 @@ class Predictor:
             `Detections` of each frame, in order.
 
         Raises:
-            ValueError: the file is missing or no video, or `output` has another ending.
+            ValueError: the file is missing or no video, or `output` is this file or has another ending.
             OSError: `output` cannot be written.
         """
         if output is None:
             yield from self.predict_many(read_frames(path), batch_size)
             return
+        if Path(output).resolve() == Path(path).resolve():
+            raise ValueError(f"output: {output} is the video that is read; give another path")
         frames, kept = itertools.tee(read_frames(path))
         found = self.predict_many(frames, batch_size)
         with VideoFile(output, frame_rate(path)) as video:
@@ -126,12 +128,13 @@ class Predictor:
                 video.write(draw_detections(frame, detections, min_score=min_score))
                 yield detections
 
-    def predict_tiled(self, picture, tile_size=1024, overlap=0.25, batch_size=4) -> Detections:
-        """Detect small objects in a large picture: tile by tile, at the tiles' own resolution.
+    def predict_tiled(self, picture, tile_size=None, overlap=0.25, batch_size=4) -> Detections:
+        """Detect small objects in a large picture: tile by tile, by default at the picture's own resolution.
 
         Args:
             picture: as for `__call__`. A NumPy memory map works too: only tiles are read from it.
-            tile_size: height and width of a tile in pixels.
+            tile_size: height and width of a tile in pixels. The network sees every tile as a picture, resized to the
+                configuration's `min_size`, which is the default: larger tiles are shrunk, smaller ones enlarged.
             overlap: of neighbours, a share of `tile_size`; an object smaller than it is whole in one of them.
             batch_size: tiles at once.
 
@@ -139,6 +142,7 @@ class Predictor:
             `Detections` in the picture's own pixels; what two tiles found of one object is merged, see `merge_tiles`.
         """
         pixels = self.pixels(picture)
+        tile_size = self.config.min_size if tile_size is None else tile_size
         windows = tile_windows(pixels.shape[:2], tile_size, overlap)
         tiles = (np.ascontiguousarray(pixels[rows, columns]) for rows, columns in windows)
         found = list(self.predict_many(tiles, batch_size))

@@ -13,11 +13,13 @@ Reference: https://www.tensorflow.org/tfx/serving/api_rest
 import base64
 import binascii
 import dataclasses
+import itertools
 
 import numpy as np
 import orjson
 
 DEFAULT_SIGNATURE = "serving_default"
+NUMBERS = {int, float, bool}  # an array of bool alone is refused with its dtype
 
 
 class RequestError(Exception):
@@ -218,10 +220,13 @@ def _to_bytes(value, place):
 
 def _to_numbers(values, spec, name):
     dtype = np.dtype(spec.dtype.as_numpy_dtype)
+    shape, leaves, types = _flatten(values, name)
+    if not types <= NUMBERS:
+        raise RequestError(400, f"{name}: JSON Value is not of expected type: {spec.dtype.name}")
     try:
-        array = np.asarray(values)
-    except (ValueError, OverflowError) as error:
-        raise RequestError(400, f"{name}: lists of different lengths or depths") from error
+        array = np.array(leaves).reshape(shape)
+    except ValueError as error:
+        raise RequestError(400, f"{name}: lists of {len(shape)} depths") from error
     if array.size == 0:
         return array.astype(dtype) if array.dtype.kind in "iuf" else np.zeros(array.shape, dtype)
     whole = dtype.kind in "iu"
@@ -231,6 +236,23 @@ def _to_numbers(values, spec, name):
     if array.min() < limits.min or array.max() > limits.max:
         raise RequestError(400, f"{name}: {limits.min} to {limits.max} wanted")
     return array.astype(dtype)
+
+
+def _flatten(values, name):
+    """The shape of lists of lists, what lies in the innermost ones, and the types of that.
+
+    NumPy would do it by itself, but give each text among the values the room of the longest one.
+    """
+    shape, level = [], [values]
+    while (types := set(map(type, level))) == {list}:
+        length, *others = set(map(len, level))
+        if others:
+            break
+        shape.append(length)
+        level = list(itertools.chain.from_iterable(level))
+    if list in types:
+        raise RequestError(400, f"{name}: lists of different lengths or depths")
+    return shape, level, types
 
 
 def _json_values(array):

@@ -1,6 +1,7 @@
 """From a predict request to its outputs: items are checked, joined with others', and given back to who sent them.
 
     predict_jpeg      each picture by itself -> Batcher -> one call for the pictures of several requests
+    serving_default   a call for every `max_batch` pictures of a request, one after another
     other signatures  one call a request
 
 One thread runs the network: a call keeps all cores busy by itself.
@@ -13,7 +14,7 @@ import numpy as np
 
 from kmaskrcnn.serving.batching import Batcher
 from kmaskrcnn.serving.limits import check_pixels, stored_size
-from kmaskrcnn.serving.protocol import RequestError
+from kmaskrcnn.serving.protocol import DEFAULT_SIGNATURE, RequestError
 
 JOINED = "predict_jpeg"
 PASTED = ("predict_single", "predict_single_jpeg")
@@ -36,7 +37,7 @@ class Service:
 
     async def work(self):
         """Serve until cancelled; the first call, which is slow, is made before anyone waits for it."""
-        await self._call("serving_default", {"images": WARM_UP[..., : self._channels()]})
+        await self._call(DEFAULT_SIGNATURE, {"images": WARM_UP[..., : self._channels()]})
         await self.batcher.work()
 
     async def predict(self, request):
@@ -53,7 +54,7 @@ class Service:
             outputs = await self._predict_files(request.inputs["encoded"])
         else:
             self._check_picture(request)
-            outputs = await self._call(request.signature, request.inputs)
+            outputs = await self._predict_arrays(request)
         return _refuse_if_all_failed(outputs)
 
     def _channels(self):
@@ -77,6 +78,17 @@ class Service:
         self.metrics.pictures.labels("refused").inc(refused)
         self.metrics.pictures.labels("found").inc(len(texts) - refused)
         return outputs
+
+    async def _predict_arrays(self, request):
+        """In parts of `max_batch` pictures: a network of all that a request may hold takes all memory."""
+        if request.signature != DEFAULT_SIGNATURE:
+            return await self._call(request.signature, request.inputs)
+        images, most = request.inputs["images"], self.limits.max_batch
+        parts = [
+            await self._call(request.signature, {"images": images[start : start + most]})
+            for start in range(0, max(1, len(images)), most)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _check_picture(self, request):
         """What `predict_single` pastes may be no larger than the largest picture."""

@@ -74,9 +74,11 @@ def merge_tiles(found, windows, size, iou_threshold=0.5):
 
 def _move(detections, window):
     corner = [window[1].start, window[0].start]
+    points = detections.keypoints
     return dataclasses.replace(
         detections,
         boxes=detections.boxes + np.float32([*corner, *corner]),
+        keypoints=None if points is None else points + np.float32([*corner, 0]),
         image_size=(window[0].stop, window[1].stop),
     )
 

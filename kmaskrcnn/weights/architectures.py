@@ -4,7 +4,7 @@ import dataclasses
 
 from kmaskrcnn.config import MaskRCNNConfig, fit_to_channels
 from kmaskrcnn.weights import coco, matterport, tables
-from kmaskrcnn.weights.coco import COCO_80, COCO_90
+from kmaskrcnn.weights.coco import COCO_80, COCO_80_IDS, COCO_90
 from kmaskrcnn.weights.convert import num_classes_of, translate
 
 
@@ -264,6 +264,10 @@ def make_config(architecture, translated_classes=None, class_names=None, **chang
         class_names: names for the model; by default those of the published weights, or `class 1` ...
             `class K` where a file has another number of classes.
         **changes: fields that shall differ, such as `score_threshold` or `in_channels`.
+
+    Returns:
+        `MaskRCNNConfig`. Its `category_ids` are COCO's own where the names are COCO's 80, whose ids have gaps; those
+        of its 90 and of persons alone are label + 1, as without any.
     """
     names = class_names or architecture.class_names
     if class_names is None and translated_classes not in (None, len(names)):
@@ -271,6 +275,8 @@ def make_config(architecture, translated_classes=None, class_names=None, **chang
     settings = {**architecture.settings, **changes}
     if names:
         settings["class_names"] = tuple(names)
+    if tuple(names) == COCO_80:
+        settings.setdefault("category_ids", COCO_80_IDS)
     channels = settings.get("in_channels", 3)
     for key in ("pixel_mean", "pixel_std"):
         if key in settings and key not in changes and settings[key]:

@@ -221,18 +221,21 @@ class OpenedPreset:
 
         Args:
             num_classes: K, where it shall not be that of the weights; names become `class 1` and on.
-            class_names: the K names.
+            class_names: the K names. Names other than those of a model of one's own lose its `category_ids`.
             **changes: further fields that shall differ.
+
+        Raises:
+            ValueError: `num_classes` is not the number of `class_names`.
         """
-        if num_classes is not None and class_names is None:
+        unnamed = num_classes is not None and class_names is None
+        if unnamed:
             class_names = tuple(f"class {i + 1}" for i in range(num_classes))
         if num_classes is not None and len(class_names) != num_classes:
             raise ValueError(f"num_classes: got {num_classes} for {len(class_names)} class_names")
         if self.own is not None:
-            settings = {"class_names": tuple(class_names)} if class_names else {}
-            return dataclasses.replace(self._own_config(), **settings, **changes)
+            return _rename_classes(self._own_config(), class_names, changes)
         classes = num_classes_of(translate(self.arrays, self.architecture.origin)[0])
-        if num_classes is not None and num_classes == classes == len(self.architecture.class_names):
+        if unnamed and num_classes == classes == len(self.architecture.class_names):
             class_names = None  # the published names
         return make_config(self.architecture, classes, class_names, **changes)
 
@@ -266,6 +269,13 @@ class OpenedPreset:
     @functools.cached_property
     def _saved_model(self):
         return keras.saving.load_model(self.own, compile=False)
+
+
+def _rename_classes(config, class_names, changes):
+    """A configuration with other fields; the ids that its old classes had in a json are not those of new ones."""
+    if class_names and tuple(class_names) != config.class_names:
+        changes = {"category_ids": (), **changes, "class_names": tuple(class_names)}
+    return dataclasses.replace(config, **changes)
 
 
 def save_preset(model, folder):

@@ -8,7 +8,7 @@ from pictures import broken_files, encode, oriented, photo, sound_files
 from PIL import Image, ImageOps
 
 from kmaskrcnn.export.decode import decode_picture
-from kmaskrcnn.export.exif import turn_upright
+from kmaskrcnn.export.exif import jpeg_orientation, png_orientation, turn_upright
 
 decode = tf.function(
     lambda data: decode_picture(data, 10**6), input_signature=[tf.TensorSpec((), tf.string)]
@@ -59,6 +59,27 @@ def test_damaged_exif_data_changes_nothing():
         broken = data[:at] + octets + data[at + len(octets) :]
         picture, error = decode(broken)
         assert error == b"" and picture.shape == plain.shape, place
+
+
+ORIENTATIONS = {
+    kind: tf.function(function, input_signature=[tf.TensorSpec((), tf.string)])
+    for kind, function in (("JPEG", jpeg_orientation), ("PNG", png_orientation))
+}
+# The least part of each format, and where the first one may stand.
+PARTS = {"JPEG": (2, b"\xff\xe2\0\2"), "PNG": (33, bytes(4) + b"teSt" + bytes(4))}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_the_search_for_exif_data_has_an_end(kind):
+    data, (at, part) = oriented(photo(), kind, 6), PARTS[kind]
+
+    def orientation(parts):
+        return int(ORIENTATIONS[kind](data[:at] + part * parts + data[at:]))
+
+    assert orientation(0) == orientation(3000) == 6
+    assert (
+        orientation(50_000) == 1
+    )  # a second to look through; as many as a request may have, minutes
 
 
 def test_turning_keeps_a_row_of_pixels_apart():

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import cv2
@@ -37,25 +38,47 @@ def page(served_model):
 
 def test_threshold_and_classes_choose_what_is_shown(page):
     found = page.detect(PICTURE)
-    assert len(found) > 1
-    drawn, line, path = page.show(PICTURE, found, 0.0, [])
-    plain = page.show(PICTURE, found, 1.0, [])[0]
+    objects = found.detections
+    assert len(objects) > 1
+    drawn, line, path = page.show(found, 0.0, [])
+    plain = page.show(found, 1.0, [])[0]
     assert drawn.shape == plain.shape == (640, 960, 3) and (drawn != plain).any()
-    assert sum(int(part.split()[0]) for part in line.split(", ")) == len(found)
+    assert sum(int(part.split()[0]) for part in line.split(", ")) == len(objects)
+    page.show(found, 0.0, [])
     results = json.loads(open(path).read())
-    assert len(results) == len(found) and {"bbox", "score", "segmentation"} <= set(results[0])
-    name = found.names[0]
-    least = float(np.sort(found.scores)[-2])
-    for chosen, wanted in (
-        (page.show(PICTURE, found, least, []), 2),
-        (page.show(PICTURE, found, 0.0, [name]), found.names.count(name)),
-        (page.show(PICTURE, found, 1.0, []), 0),
+    assert len(results) == len(objects) and {"bbox", "score", "segmentation"} <= set(results[0])
+    name = objects.names[0]
+    least = float(np.sort(objects.scores)[-2])
+    for min_score, names, wanted in (
+        (least, [], 2),
+        (0.0, [name], objects.names.count(name)),
+        (1.0, [], 0),
     ):
+        chosen = page.show(found, min_score, names)
         assert len(json.loads(open(chosen[2]).read())) == wanted
-    assert page.show(PICTURE, found, 1.0, [])[1] == "nothing found"
+    assert page.show(found, 1.0, [])[1] == "nothing found"
     small = cv2.resize(plain, (96, 64), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(small - PICTURE).mean() < 2  # nothing is drawn
-    assert page.detect(None) is None and page.show(None, None, 0.5, []) == (None, "", None)
+    for nothing in (None, page.detect(None), page.detect(None, found)):
+        assert page.show(nothing, 0.5, []) == (None, "", None)
+
+
+def test_a_picture_keeps_its_own_objects_and_leaves_one_file(page):
+    """A smaller one comes while the first is shown; each visitor has one download at a time."""
+    files = set(Path(page.folder.name).rglob("*.json"))
+    first = page.detect(PICTURE)
+    second = page.detect(photo(40, 48), first)
+    for found, shape in ((first, (640, 960, 3)), (second, (800, 960, 3)), (first, (640, 960, 3))):
+        for score in (0.0, 0.1, 0.2):
+            assert page.show(found, score, [])[0].shape == shape
+    assert len(set(Path(page.folder.name).rglob("*.json")) - files) == 1
+    page.show(page.detect(PICTURE), 0.0, [])  # another visitor
+    assert len(set(Path(page.folder.name).rglob("*.json")) - files) == 2
+
+
+def test_what_gradio_keeps_is_deleted(page):
+    frequency, age = page.blocks().delete_cache
+    assert 0 < frequency <= age <= 3600
 
 
 def test_what_cannot_be_a_picture_is_an_error_on_the_page(page):

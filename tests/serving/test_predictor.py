@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,8 @@ from PIL import Image
 from tiny import tiny_config
 
 from kmaskrcnn.config import to_dict
+from kmaskrcnn.data.faults import Rejected
+from kmaskrcnn.detections import Detections
 from kmaskrcnn.export.portable import CONFIG_KEY
 from kmaskrcnn.serving import loading
 from kmaskrcnn.serving.detectors import prepare
@@ -89,6 +93,18 @@ def test_a_folder_with_a_broken_file(predict, tmp_path, caplog):
     assert_same(found[1][1], predict(PHOTOS[0]))
     with pytest.raises(ValueError, match="a.jpg"):
         list(predict.predict_folder(tmp_path))
+
+
+def test_a_header_that_claims_too_many_pixels_is_a_broken_file(predict, caplog):
+    """4 gigapixels, with the right checksum: OpenCV raises an error of its own instead of giving nothing."""
+    png = encode(PHOTOS[0])
+    header = png[12:16] + struct.pack(">2I", 65536, 65536) + png[24:29]
+    forged = png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+    with pytest.raises(Rejected, match="PIXELS") as error:
+        predict(forged)
+    assert error.value.kind == "not a picture"
+    found = list(predict.predict_many([forged, PHOTOS[0]], on_error="skip"))
+    assert found[0] is None and len(found[1]) > 0 and "left out" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["keras", "saved_model"])
@@ -224,3 +240,20 @@ def test_a_large_picture_is_read_tile_by_tile(predict):
     assert (found.boxes[:, 2] <= 230).all() and found.boxes[:, 2].max() > 150
     whole = predict.predict_tiled(PHOTOS[0], tile_size=96)
     assert_same(whole, predict(PHOTOS[0]))  # one tile holds it all
+
+
+@pytest.mark.parametrize("changes, side", [({}, 64), ({"tile_size": 96}, 96)])
+def test_tiles_keep_the_resolution_by_default(changes, side, monkeypatch):
+    config, seen = tiny_config(min_size=64, max_size=128), []
+
+    def detect(pictures):
+        seen.extend(pictures)
+        return [Detections([], [], [], picture.shape[:2]) for picture in pictures]
+
+    detector = SimpleNamespace(config=config, detect=detect)
+    monkeypatch.setattr("kmaskrcnn.serving.predictor.open_detector", lambda model: detector)
+    Predictor(None).predict_tiled(PHOTOS[3], **changes)
+    assert {tile.shape[:2] for tile in seen} == {(side, side)}
+    inputs, size = prepare(seen[0], config)
+    assert size == (64, 64)
+    assert np.array_equal(inputs["images"][0], seen[0]) == (side == 64)

@@ -1,10 +1,14 @@
 """TensorFlow Serving's json: what is read from it and written to it, by the examples of its documentation."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 pytest.importorskip("orjson", reason="needs the extra [serve]: make test-optional")
 
@@ -81,6 +85,11 @@ def test_several_inputs_go_by_their_names():
         ({"instances": []}, "one value at least"),
         ({"signature_name": "nothing", "instances": [1]}, "no inputs"),
         ({"instances": [[[1, 2]], [[1, 2], [3, 4]]]}, "different lengths"),
+        ({"instances": [[[1, 2], 3]]}, "different lengths or depths"),
+        ({"instances": [[[[1], 2]]]}, "different lengths or depths"),
+        ({"instances": [[[1, [2]]], [[1, {}]]]}, "different lengths or depths"),
+        ({"instances": [[[1, {"b64": ""}]]]}, "not of expected type"),
+        (b'{"inputs": ' + b"[" * 500 + b"1" + b"]" * 500 + b"}", "images: lists of 500 depths"),
         ({"instances": [[[1, 256]]]}, "0 to 255"),
         ({"instances": [[[1, -1]]]}, "0 to 255"),
         ({"instances": [[[1, 2**70]]]}, "images: "),
@@ -109,6 +118,37 @@ def test_what_cannot_be_understood_is_named(body, word):
     with pytest.raises(RequestError, match=word) as error:
         parse_predict(body, SIGNATURES)
     assert error.value.status == 400
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 0), (1, 1)])
+def test_text_among_numbers_takes_no_memory(place):
+    """NumPy's array of it would have 4,000 elements as long as the text: 1.6 GB."""
+    pixels = [[[0, 0] for _ in range(1000)] for _ in range(2)]
+    pixels[place[0]][-1][place[1]] = "a" * 100_000
+    body = json.dumps({"inputs": pixels}).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="not of expected type: uint8"):
+            parse_predict(body, SIGNATURES)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(
+            body
+        )  # lists and numbers themselves take 14
+    finally:
+        tracemalloc.stop()
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=5).flatmap(
+        lambda shape: arrays(np.int64, tuple(shape), elements=st.integers(0, 255))
+    )
+)
+def test_lists_of_any_depth_have_the_shape_that_numpy_finds(array):
+    wanted = np.asarray(array.tolist())
+    spec = {"serving_default": {"x": tf.TensorSpec(wanted.shape, tf.uint8)}}
+    body = json.dumps({"inputs": {"x": array.tolist()}}).encode()
+    found = parse_predict(body, spec).inputs["x"]
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_answers_in_rows_and_columns():

@@ -1,8 +1,18 @@
-"""The batcher joins what waits together, and keeps errors apart."""
+"""The batcher joins what waits together, and keeps errors apart; large requests of pixels go in parts."""
 
 import asyncio
+from types import SimpleNamespace
 
-from kmaskrcnn.serving.batching import Batcher
+import numpy as np
+import pytest
+
+for module in ("orjson", "prometheus_client"):
+    pytest.importorskip(module, reason="pip install kmaskrcnn[serve]")
+
+from kmaskrcnn.serving.batching import Batcher  # noqa: E402
+from kmaskrcnn.serving.limits import Limits  # noqa: E402
+from kmaskrcnn.serving.protocol import PredictRequest  # noqa: E402
+from kmaskrcnn.serving.service import Service  # noqa: E402
 
 
 def gather(items, run, max_batch=4, wait=0.01, cancel=()):
@@ -79,3 +89,28 @@ def test_who_has_gone_is_not_worked_on():
 
     assert gather([1, 2, 3], run, cancel=[2]) == {1: 1, 3: 3}
     assert seen == [1, 3]
+
+
+@pytest.mark.parametrize("count, sizes", [(1, [1]), (4, [4]), (9, [4, 4, 1]), (0, [0])])
+def test_pixels_of_one_request_come_in_parts_and_go_as_one(count, sizes):
+    seen = []
+
+    def run(signature, inputs):
+        seen.append(len(inputs["images"]))
+        numbers = inputs["images"][:, 0, 0, 0]
+        texts = np.array([b"odd\0" if number % 2 else b"" for number in numbers], object)
+        return {"numbers": numbers, "masks": np.tile(numbers[:, None], (1, 2)), "errors": texts}
+
+    async def main():
+        config = {"in_channels": 3, "with_mask": True}
+        service = Service(SimpleNamespace(config=config, run=run), Limits(max_batch=4), None)
+        images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+        return await service.predict(PredictRequest("serving_default", {"images": images}, False))
+
+    outputs = asyncio.run(main())
+    assert seen == sizes
+    assert outputs["numbers"].tolist() == list(range(count)) and outputs["masks"].shape == (
+        count,
+        2,
+    )
+    assert outputs["errors"].tolist() == ([b"", b"odd\0"] * 5)[:count]

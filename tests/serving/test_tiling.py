@@ -65,5 +65,20 @@ def test_what_belongs_to_different_objects_stays():
     assert merged.labels.tolist() == [0, 0, 1, 0, 1]
 
 
+def test_keypoints_move_with_their_tile():
+    """Two objects, one a tile; columns of the right tile begin at 60, and a score stays a score."""
+
+    def posed(box, points):
+        return Detections([box], [0], [0.5], (100, 100), keypoints=[points])
+
+    left = posed([10, 10, 30, 40], [[12, 20, 0.9], [28, 30, 0.8]])
+    right = posed([50, 10, 90, 40], [[55, 20, 0.7], [80, 30, 0.6]])
+    merged = merge_tiles([left, right], WINDOWS, (100, 160))
+    wanted = [[[12, 20, 0.9], [28, 30, 0.8]], [[115, 20, 0.7], [140, 30, 0.6]]]
+    np.testing.assert_allclose(merged.keypoints, wanted, rtol=1e-6)
+    lower = merge_tiles([right], [(slice(40, 140), slice(0, 100))], (140, 100))
+    np.testing.assert_allclose(lower.keypoints[0, :, :2], [[55, 60], [80, 70]])
+
+
 def test_nothing_found_is_nothing():
     assert len(merge_tiles([found(), found()], WINDOWS, (100, 160))) == 0

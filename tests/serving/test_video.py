@@ -54,3 +54,13 @@ def test_what_is_no_video_is_named(predict, video, tmp_path):
             next(predict.predict_video(tmp_path / path))
     with pytest.raises(ValueError, match="out.txt: the ending of a video is one of .mp4"):
         next(predict.predict_video(video, tmp_path / "out.txt"))
+
+
+def test_the_video_that_is_read_is_not_written_over(predict, video, tmp_path):
+    copy, link = tmp_path / "copy.avi", tmp_path / "link.avi"
+    copy.write_bytes(video.read_bytes())
+    link.symlink_to(copy)
+    for output in (copy, str(tmp_path / ".." / tmp_path.name / "copy.avi"), link):
+        with pytest.raises(ValueError, match="output: .* is the video that is read"):
+            next(predict.predict_video(copy, output))
+    assert copy.read_bytes() == video.read_bytes()

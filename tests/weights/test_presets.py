@@ -14,12 +14,13 @@ from parity_stages import fixture_state, load_fixture
 from tiny import tiny_config, tiny_model
 
 from kmaskrcnn.cli import main
-from kmaskrcnn.config import ConfigError, MaskRCNNConfig
+from kmaskrcnn.config import ConfigError, MaskRCNNConfig, save_yaml
+from kmaskrcnn.detections import Detections
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.weights.architectures import ARCHITECTURES, make_config, recognise
 from kmaskrcnn.weights.coco import COCO_80, COCO_90
 from kmaskrcnn.weights.convert import named_weights
-from kmaskrcnn.weights.presets import PRESETS, Preset, check_hash, fetch
+from kmaskrcnn.weights.presets import PRESETS, OpenedPreset, Preset, check_hash, fetch
 
 
 def test_each_row_of_the_tables_is_whole():
@@ -33,6 +34,40 @@ def test_each_row_of_the_tables_is_whole():
         assert isinstance(config, MaskRCNNConfig), name
     assert len(COCO_80) == 80 and len(COCO_90) == 90 and COCO_90[89] == "toothbrush"
     assert COCO_90[12] == "stop sign"  # category 13, behind the empty 12
+
+
+# Names and ids as COCO's instances_val2017.json has them, on both sides of each gap.
+COCO_CATEGORIES = {
+    **{"person": 1, "fire hydrant": 11, "stop sign": 13, "cow": 21, "giraffe": 25, "backpack": 27},
+    **{
+        "umbrella": 28,
+        "handbag": 31,
+        "bottle": 44,
+        "wine glass": 46,
+        "bed": 65,
+        "dining table": 67,
+    },
+    **{"toilet": 70, "tv": 72, "refrigerator": 82, "book": 84, "toothbrush": 90},
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_results_have_the_category_ids_of_coco(name):
+    config = make_config(ARCHITECTURES[name])
+    published = set(config.class_names) & set(COCO_CATEGORIES)
+    assert len(published) in {80: (17,), 90: (17,), 1: (0, 1)}[config.num_classes]
+    for wanted in published:
+        label = [config.class_names.index(wanted)]
+        found = Detections([[0, 0, 9, 9]], label, [0.9], (10, 10), class_names=config.class_names)
+        (result,) = found.to_coco(1, config.category_ids or None)
+        assert result["category_id"] == COCO_CATEGORIES[wanted], wanted
+
+
+def test_classes_of_ones_own_have_no_ids_of_coco():
+    detectron2 = ARCHITECTURES["mask_rcnn_R_50_FPN"]
+    assert make_config(detectron2, 2).category_ids == ()
+    assert make_config(detectron2, 80, tuple(f"my {i}" for i in range(80))).category_ids == ()
+    assert make_config(detectron2, category_ids=tuple(range(80))).category_ids[-1] == 79
 
 
 def files(tmp_path, monkeypatch, download):
@@ -125,6 +160,13 @@ def test_own_classes_and_grey_pictures(published, caplog):
     assert np.isfinite(found["boxes"]).all()
 
 
+def test_given_names_are_kept_also_where_there_are_as_many_as_published(published):
+    opened = OpenedPreset(published)
+    mine = tuple(f"my {i}" for i in range(90))
+    assert opened.config(90, mine).class_names == opened.config(None, mine).class_names == mine
+    assert opened.config(90).class_names == opened.config().class_names == COCO_90
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["model.keras", "folder"])
 def test_the_command_converts(published, tmp_path, output, capsys):
@@ -173,6 +215,20 @@ def test_a_saved_preset_gives_its_trunk_to_other_classes(saved):
         again.backbone.get_layer("stem").kernel, model.backbone.get_layer("stem").kernel
     )
     assert again.box_branch.head.class_logits.kernel.shape[-1] == 3
+
+
+def test_other_classes_lose_the_ids_of_the_old_ones(tmp_path):
+    config = tiny_config(class_names=("cat", "dog"), category_ids=(17, 18))
+    save_yaml(config, tmp_path / "config.yaml")
+    opened = OpenedPreset(tmp_path)
+    assert opened.config(class_names=("cat", "dog")) == config == opened.config()
+    assert opened.config(class_names=("bee", "ant")).category_ids == ()
+    assert opened.config(5).category_ids == ()
+    assert opened.config(class_names=("bee",), category_ids=(4,)).category_ids == (4,)
+    with pytest.raises(
+        ConfigError, match=r"category_ids: got \(4,\), accepted is .* the 2 class_n"
+    ):
+        opened.config(category_ids=(4,))
 
 
 def test_wrong_wishes_are_refused(saved):
