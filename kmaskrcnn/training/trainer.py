@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 
 import keras
@@ -104,17 +105,25 @@ def train(
         shuffle=False,  # the dataset shuffles itself
         verbose=verbose,
     )
-    model.save(output / "model.keras")
+    _save_whole(model, output / "model.keras")
     (output / "metrics.json").write_text(json.dumps(evaluation.metrics, indent=2))
     plot_history(output / "history.csv", output / "history.png")
+    state.discard()  # not before all is written: a kill until here costs the last epoch, not the training
     return evaluation.metrics
 
 
 def _fresh_state(output):
     """The state of a training that starts from the beginning, whatever was interrupted here."""
     state = Resume(output / "resume")
-    state.on_train_end()
+    state.discard()
     return state
+
+
+def _save_whole(model, path):
+    """Save a model under a name that only a whole file ever has."""
+    part = path.with_name(f"{path.stem}.part{path.suffix}")  # Keras wants its own ending
+    model.save(part)
+    os.replace(part, path)
 
 
 def _check_same(recipe, path):
