@@ -221,6 +221,7 @@ def make_detection_targets(c: MaskRCNNConfig):
         positive_fraction=c.roi_positive_fraction,
         positive_threshold=c.roi_positive_threshold,
         box_variance=c.box_variance,
+        box_rule=c.box_rule,
         name="detection_targets",
     )
 

@@ -114,7 +114,9 @@ class MaskRCNNConfig:
     box_head_convs: int = 0
     box_head_dense: int = 2
     box_head_units: int = 1024
-    head_norm: str | None = None  # of the convolutions in box and mask head
+    # Of the convolutions in box and mask head. Statistics of batches ("batch_norm", "sync_batch_norm"; with "c4" also
+    # of `norm`) are those of all places, empty ones too, where a picture has few regions: "group_norm" has none.
+    head_norm: str | None = None
     box_variance: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
     box_rule: str = "edges"  # "pixels": a box ends at its last pixel, see geometry/boxes.py
     box_loss: str = "smooth_l1"  # "l1", "giou", "diou", "ciou"

@@ -21,8 +21,9 @@ def smooth_l1(errors, beta):
 
 
 def binary_crossentropy(logits, targets):
-    """Cross-entropy of sigmoids, elementwise, stable for logits of any size."""
-    return ops.maximum(logits, 0.0) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))
+    """Cross-entropy of sigmoids, elementwise; its value and its slope are exact for logits of any size."""
+    # Built of maximum(logits, 0) and abs(logits), its slope at 0 would be half a unit off: both have a corner there.
+    return targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits)
 
 
 def _mean(values, weights, count=None):

@@ -22,9 +22,9 @@ from kmaskrcnn.branches.keypoint import KeypointBranch
 from kmaskrcnn.branches.mask import MaskBranch
 from kmaskrcnn.branches.point_rend import PointRendBranch
 from kmaskrcnn.config import MaskRCNNConfig, from_dict, to_dict
+from kmaskrcnn.freezing import freeze_as_saved, frozen_layers
 from kmaskrcnn.layers.regions import PackRegions, UnpackRegions
 from kmaskrcnn.objective import loss_names, loss_values
-from kmaskrcnn.weights.convert import steady_name
 from kmaskrcnn.weights.presets import OpenedPreset, save_preset
 
 logger = logging.getLogger(__name__)
@@ -318,7 +318,7 @@ class MaskRCNN(keras.Model):
             "backbone": backbone and keras.saving.serialize_keras_object(backbone),
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-            "frozen": [layer.name for layer in self._trunk_layers() if not layer.trainable],
+            "frozen_layers": frozen_layers(self),
         }
 
     @classmethod
@@ -327,13 +327,8 @@ class MaskRCNN(keras.Model):
         dtype = keras.saving.deserialize_keras_object(config["dtype"])
         settings = from_dict(MaskRCNNConfig, config["config"])
         model = cls(settings, backbone=backbone, dtype=dtype, name=config["name"])
-        frozen = set(map(steady_name, config.get("frozen", ())))
-        for layer in model._trunk_layers():
-            layer.trainable = steady_name(layer.name) not in frozen
+        freeze_as_saved(model, config)
         return model
-
-    def _trunk_layers(self):
-        return self.backbone.layers + (self.stage5.layers if self.stage5 else [])
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ FLOORS = {
     "model": 5,
     "branches": 4,
     "components": 3.5,
+    "freezing": 3.5,
     "objective": 2,
     "export": 4,
     "layers": 3,

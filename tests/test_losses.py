@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kmaskrcnn import losses
 from kmaskrcnn.geometry.boxes import decode_deltas
@@ -28,6 +29,22 @@ def test_crossentropy_is_stable_and_right():
     np.testing.assert_allclose(
         losses.binary_crossentropy(logits, targets), expected, rtol=1e-5, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0, 0.25])
+def test_crossentropy_has_the_right_slope_everywhere(target):
+    """sigmoid(logit) - target, also where new weights answer exactly 0."""
+    logits = np.array([0.0, -0.0, 1e-4, -3, 15, -15, 60, -60, 1e4, -1e4], "float32")
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        values = losses.binary_crossentropy(variable, np.full(10, target, "float32"))
+    wide = np.maximum(np.abs(logits.astype("float64")), 1e-300) * np.where(logits < 0, -1, 1)
+    tail = np.exp(-np.abs(wide)) / (1 + np.exp(-np.abs(wide)))  # sigmoid(-|logit|)
+    above, below = np.where(wide < 0, 1 - tail, tail), np.where(wide < 0, tail, 1 - tail)
+    slopes = (1 - target) * below - target * above
+    np.testing.assert_allclose(tape.gradient(values, variable), slopes, rtol=1e-6, atol=1e-30)
+    expected = target * np.logaddexp(0, -wide) + (1 - target) * np.logaddexp(0, wide)
+    np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-30)
 
 
 def test_rpn_losses_equal_the_loop():

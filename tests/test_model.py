@@ -221,9 +221,11 @@ def test_xla_trains_and_predicts_the_portable_model():
     assert np.isfinite(model.train_on_batch(inputs, targets, return_dict=True)["loss"])
     compiled = model.predict_on_batch(inputs)
     model.compile(optimizer=keras.optimizers.SGD(1e-3), jit_compile=False)
-    np.testing.assert_allclose(
-        compiled["boxes"], model.predict_on_batch(inputs)["boxes"], atol=1e-2
-    )
+    plain = model.predict_on_batch(inputs)
+    np.testing.assert_array_equal(compiled["labels"], plain["labels"])
+    # XLA adds up in another order. Coordinates near 90 are 7.6e-6 apart in float32; of four seeds none differed by
+    # more than that, and another CPU's vectors may add a dozen such steps.
+    np.testing.assert_allclose(compiled["boxes"], plain["boxes"], rtol=0, atol=1e-4)
 
 
 def test_a_backbone_of_ones_own(tmp_path):

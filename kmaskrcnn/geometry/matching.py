@@ -52,9 +52,11 @@ def sample_balanced(labels, count, positive_fraction, noise):
     max_positives = int(count * positive_fraction)
     ranked = ops.top_k(ops.where(positive, noise, -1.0), max_positives)[0]
     positive = positive & (noise >= ranked[:, -1:])
-    priority = ops.where(positive, noise + 2.0, ops.where(negative, noise + 1.0, 0.0))
-    priority, indices = ops.top_k(priority, count)
-    drawn = ops.where(priority >= 2.0, 1, ops.where(priority >= 1.0, 0, -1))
+    # Rounded, noise + 1 may be 2: the ranges must not touch, and what a box is must not be read from its rank.
+    priority = ops.where(positive, noise + 3.0, ops.where(negative, noise + 1.0, 0.0))
+    _, indices = ops.top_k(priority, count)
+    roles = ops.where(positive, 1, ops.where(negative, 0, -1))
+    drawn = ops.take_along_axis(roles, indices, axis=1)
     # Padding is never drawn, but its index must still be one of the N boxes.
     indices = ops.where(drawn >= 0, indices, 0)
     return ops.cast(indices, "int32"), ops.cast(drawn, "int32")

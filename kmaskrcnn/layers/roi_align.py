@@ -275,8 +275,9 @@ class RoIAlign(keras.layers.Layer):
                 for dx in range(2):
                     rows = base[:, None, None] + y[dy][:, :, None] * width[:, None, None]
                     weight = wy[dy][:, :, None] * wx[dx][:, None] * inside
-                    values = ops.take(cells, rows + x[dx][:, None], axis=0)
-                    total = total + values * ops.cast(weight, values.dtype)[..., None]
+                    # In float32 as the other implementations: in bfloat16 weights and sums would lose bits.
+                    values = ops.cast(ops.take(cells, rows + x[dx][:, None], axis=0), "float32")
+                    total = total + values * weight[..., None]
             return total
 
         if self.sampling_ratio == 0:
@@ -297,11 +298,11 @@ class RoIAlign(keras.layers.Layer):
         def one(n, total):
             i, j = n // columns, n % columns
             wanted = ((i < ratios[0]) & (j < ratios[1]))[:, None, None, None]
-            values = ops.where(wanted, sample(i, j, ratios), ops.cast(nothing, cells.dtype))
+            values = ops.where(wanted, sample(i, j, ratios), nothing)
             total = total + values if self.reduce == "average" else ops.maximum(total, values)
             return n + 1, total
 
-        start = ops.convert_to_tensor(0, "int32"), ops.full(shape, nothing, cells.dtype)
+        start = ops.convert_to_tensor(0, "int32"), ops.full(shape, nothing, "float32")
         total = ops.while_loop(lambda n, _: n < rows * columns, one, start)[1]
         if self.reduce == "max":
             return total

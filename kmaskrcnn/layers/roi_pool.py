@@ -103,8 +103,11 @@ class RoIPool(RoIAlign):
         y_axis = self._bins(rois[:, 1], rois[:, 3], height, stride)
         x_axis = self._bins(rois[:, 0], rois[:, 2], width, stride)
         rows = self._greatest(ops.stop_gradient(cells), base, width, y_axis, x_axis)
-        channels = ops.arange(cells.shape[1], dtype="int32")
-        values = ops.take(ops.reshape(cells, (-1,)), rows * cells.shape[1] + channels)
+        # 2^31 numbers are no more than 95 pictures' finest level; JAX has no larger integers by default.
+        place = "int32" if keras.backend.backend() == "jax" else "int64"
+        channels = ops.arange(cells.shape[1], dtype=place)
+        places = ops.cast(rows, place) * cells.shape[1] + channels
+        values = ops.take(ops.reshape(cells, (-1,)), places)
         empty = (y_axis[0] >= y_axis[1])[:, :, None] | (x_axis[0] >= x_axis[1])[:, None]
         return ops.where(empty[..., None], ops.zeros_like(values), values)
 

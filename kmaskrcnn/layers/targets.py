@@ -9,7 +9,7 @@ rois       (B, R, 4)  sampled regions
 import keras
 from keras import ops
 
-from kmaskrcnn.geometry.boxes import encode_deltas, pairwise_coverage, pairwise_iou
+from kmaskrcnn.geometry.boxes import encode_deltas, pairwise_coverage, pairwise_iou, shorten
 from kmaskrcnn.geometry.matching import match_boxes, sample_balanced
 
 # A box of which this share lies in a crowd is neither object nor background (Detectron's bound).
@@ -47,7 +47,9 @@ def match_regions(candidates, boxes, labels, is_crowd, positive_threshold):
     return matches, ops.where(is_empty | ((roles == 0) & in_crowd), -1, roles)
 
 
-def answers_of_regions(rois, roles, matches, boxes, labels, num_classes, box_variance):
+def answers_of_regions(
+    rois, roles, matches, boxes, labels, num_classes, box_variance, box_rule="edges"
+):
     """What a box head should say of regions: see `DetectionTargetLayer`.
 
     Args:
@@ -56,14 +58,14 @@ def answers_of_regions(rois, roles, matches, boxes, labels, num_classes, box_var
         boxes, labels: ground truth, `(B, G, 4)`, `(B, G)`.
         num_classes: K.
         box_variance: what the deltas are divided by.
+        box_rule: by which the deltas move boxes, see `geometry/boxes.py`.
 
     Returns:
         Dict of `labels (B, R)`, `deltas (B, R, 4)` and `matches (B, R)`.
     """
     is_object = roles == 1
-    deltas = encode_deltas(
-        rois, ops.take_along_axis(boxes, matches[..., None], axis=1), box_variance
-    )
+    objects = ops.take_along_axis(boxes, matches[..., None], axis=1)
+    deltas = encode_deltas(shorten(rois, box_rule), shorten(objects, box_rule), box_variance)
     classes = ops.take_along_axis(ops.cast(labels, "int32"), matches, axis=1)
     return {
         "labels": ops.where(is_object, classes, ops.where(roles == 0, num_classes, -1)),
@@ -86,7 +88,7 @@ def spec_of_regions(batch, count):
 class RPNTargetLayer(keras.layers.Layer):
     """Draws the anchors that the RPN learns from in one step, and says what it should answer.
 
-    Anchors centred in the padding of a picture are ignored.
+    Anchors centred in the padding of a picture are ignored: none is background there, and none is an object's best.
 
     Args:
         anchors_per_image: S.
@@ -129,12 +131,14 @@ class RPNTargetLayer(keras.layers.Layer):
 
     def call(self, anchors, boxes, labels, is_crowd, image_sizes):
         ious, in_crowd = ious_with_objects(anchors, boxes, labels, is_crowd)
+        in_picture = self._in_picture(anchors, image_sizes)
         matches, found = match_boxes(
-            ious, self.positive_threshold, self.negative_threshold, match_best=True
+            ops.where(in_picture[..., None], ious, -1.0),
+            self.positive_threshold,
+            self.negative_threshold,
+            match_best=True,
         )
-        found = ops.where(
-            (found == 0) & (in_crowd | ~self._in_picture(anchors, image_sizes)), -1, found
-        )
+        found = ops.where((found == 0) & (in_crowd | ~in_picture), -1, found)
         noise = keras.random.uniform(ops.shape(found), seed=self.seed_generator)
         indices, drawn = sample_balanced(
             found, self.anchors_per_image, self.positive_fraction, noise
@@ -189,6 +193,7 @@ class DetectionTargetLayer(keras.layers.Layer):
         positive_threshold: IoU from which a region is an object, and under which background.
         box_variance: what the deltas are divided by.
         seed: of the draw; `None` takes one from `keras.utils.set_random_seed`'s stream, as Keras's layers do.
+        box_rule: that of the `DetectionLayer` which reads the answers.
 
     Call arguments:
         proposals: `(B, N, 4)`, zeros pad.
@@ -210,6 +215,7 @@ class DetectionTargetLayer(keras.layers.Layer):
         positive_threshold=0.5,
         box_variance=(0.1, 0.1, 0.2, 0.2),
         seed=None,
+        box_rule="edges",
         **kwargs,
     ):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -218,7 +224,7 @@ class DetectionTargetLayer(keras.layers.Layer):
         self.positive_fraction = positive_fraction
         self.positive_threshold = positive_threshold
         self.box_variance = tuple(box_variance)
-        self.seed = seed
+        self.seed, self.box_rule = seed, box_rule
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, proposals, boxes, labels, is_crowd):
@@ -234,7 +240,7 @@ class DetectionTargetLayer(keras.layers.Layer):
         rois = ops.take_along_axis(candidates, indices[..., None], axis=1)
         rois = ops.where((drawn >= 0)[..., None], rois, 0.0)
         matches = ops.take_along_axis(matches, indices, axis=1)
-        of_head = self.num_classes, self.box_variance
+        of_head = self.num_classes, self.box_variance, self.box_rule
         return {
             "rois": rois,
             **answers_of_regions(rois, drawn, matches, boxes, labels, *of_head),
@@ -251,5 +257,6 @@ class DetectionTargetLayer(keras.layers.Layer):
             "positive_threshold",
             "box_variance",
             "seed",
+            "box_rule",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -69,6 +69,7 @@ def fit_multi_worker(model, dataset, epochs, callbacks=(), initial_epoch=0):
     listeners = keras.callbacks.CallbackList(
         list(callbacks), add_history=True, model=model, epochs=epochs, steps=steps
     )
+    model.stop_training = False  # of a training before
     listeners.on_train_begin()
     for epoch in range(initial_epoch, epochs):
         model.reset_metrics()
@@ -80,6 +81,7 @@ def fit_multi_worker(model, dataset, epochs, callbacks=(), initial_epoch=0):
         listeners.on_epoch_end(epoch, logs=_numbers(model.get_metrics_result()))
         if model.stop_training:
             break
+    model.optimizer.finalize_variable_values(model.trainable_weights)  # averages, if it keeps them
     listeners.on_train_end()
     return model.history
 

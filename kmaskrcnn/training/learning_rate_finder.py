@@ -121,10 +121,11 @@ def find_learning_rate(model, dataset, lowest=1e-6, highest=1.0, steps=100) -> L
         model: any compiled Keras model.
         dataset: iterable of `(inputs, targets)`, begun again where it ends; batches as training has them.
         lowest, highest: rates of the first and the last update.
-        steps: updates; the sweep ends before where the loss is no number, or `DIVERGED` times its lowest.
+        steps: updates; the sweep ends before where the loss is no number, or `DIVERGED` times its lowest. Those that
+            loss scaling skips are not among the curve's.
 
     Raises:
-        ValueError: an argument is out of its range, the dataset is empty, or the first loss is no number.
+        ValueError: an argument is out of its range, the dataset is empty, or no loss or gradient is a number.
 
     Example:
         ```python
@@ -143,47 +144,54 @@ def find_learning_rate(model, dataset, lowest=1e-6, highest=1.0, steps=100) -> L
         )
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    # In mixed_float16 `compile` wraps the optimizer, and updates follow the inner one's rate.
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     variables = [*model.variables, *model.optimizer.variables]
     before = [np.array(variable) for variable in variables]
-    schedule = model.optimizer._learning_rate  # Keras shows its value alone
-    batches = model.optimizer.gradient_accumulation_steps or 1  # of an update
-    first = int(model.optimizer.iterations)
-    rate = ExponentialSweep(lowest, highest, steps * batches, first)
+    schedule = optimizer._learning_rate  # Keras shows its value alone
+    batches = optimizer.gradient_accumulation_steps or 1  # of an update
+    # A schedule is asked by batches; `iterations` would be the updates.
+    rate = ExponentialSweep(lowest, highest, steps * batches, int(optimizer._iterations))
     try:
-        model.optimizer._learning_rate = rate
+        optimizer._learning_rate = rate
         model.make_train_function(force=True)
-        losses = _losses(model, dataset, steps, batches)
+        rates, losses = _rates_and_losses(model, dataset, optimizer, steps)
     finally:
-        model.optimizer._learning_rate = schedule
+        optimizer._learning_rate = schedule
         model.make_train_function(force=True)
         for variable, value in zip(variables, before):
             variable.assign(value)
         model.reset_metrics()
-    rates = [float(rate(first + (number + 1) * batches - 1)) for number in range(len(losses))]
     return LearningRateCurve(tuple(rates), tuple(losses), tuple(_smooth(losses, steps).tolist()))
 
 
-def _losses(model, dataset, steps, batches):
-    """The loss of each update, as long as they make sense."""
-    losses = []
+def _rates_and_losses(model, dataset, optimizer, steps):
+    """The rate of each update and the loss before it, as long as they make sense."""
+    rates, losses = [], []
+    rate, batches = optimizer._learning_rate, optimizer.gradient_accumulation_steps or 1
     source = itertools.chain.from_iterable(itertools.repeat(dataset))
     if next(iter(dataset), None) is None:
         raise ValueError("dataset: it is empty")
     for _ in range(steps):
-        parts = []
+        parts, updates = [], int(optimizer.iterations)
         for inputs, targets in itertools.islice(source, batches):
             model.reset_metrics()
             parts.append(model.train_on_batch(inputs, targets, return_dict=True)["loss"])
         loss = float(np.mean(parts))
         if not np.isfinite(loss):
             break
+        if int(optimizer.iterations) == updates:
+            continue  # loss scaling skips updates until its scale suits
+        rates.append(float(rate(int(optimizer.iterations) * batches - 1)))
         losses.append(loss)
         smoothed = _smooth(losses, steps)
         if smoothed[-1] > DIVERGED * smoothed.min():
             break
     if not losses:
-        raise ValueError("dataset: the first loss is no number; `kmaskrcnn inspect` names faults")
-    return losses
+        raise ValueError(
+            "dataset: the first loss, or every gradient, is no number; `kmaskrcnn inspect` names faults"
+        )
+    return rates, losses
 
 
 def _smooth(losses, steps):

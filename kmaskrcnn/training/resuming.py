@@ -18,8 +18,9 @@ class Resume(keras.callbacks.Callback):
     Keras's `BackupAndRestore` leaves the draws out. Place it last in the list of callbacks.
 
     Args:
-        folder: where the state lies while training runs; it is gone when training ends. It is replaced as a whole, so
-            a kill while it is written leaves the one before.
+        folder: where the state lies until `discard` is called, once the trained model is saved: a kill between
+            training and saving costs the last epoch, no more. It is replaced as a whole, so a kill while it is written
+            leaves the one before.
 
     Example:
         ```python
@@ -27,6 +28,8 @@ class Resume(keras.callbacks.Callback):
         dataset = make_dataset(records, batch_size=2, training=True, first_epoch=resume.epoch)
         resume.restore(model)  # a compiled model; does nothing at the first start
         model.fit(dataset, epochs=12, initial_epoch=resume.epoch, callbacks=[resume])
+        model.save("run/model.keras")
+        resume.discard()  # the next start is a new training
         ```
     """
 
@@ -59,7 +62,8 @@ class Resume(keras.callbacks.Callback):
         if epoch:
             self._save(epoch)
 
-    def on_train_end(self, logs=None):
+    def discard(self):
+        """Delete the state, and the halves of it that a kill left."""
         for folder in (self.folder, *self._neighbours()):
             shutil.rmtree(folder, ignore_errors=True)
 

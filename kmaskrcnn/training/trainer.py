@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 
 import keras
@@ -13,6 +14,7 @@ from kmaskrcnn.data.formats import load_dataset
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import CocoDataset
 from kmaskrcnn.layers.backbones import freeze_backbone
+from kmaskrcnn.layers.convolution import BATCH, FROZEN, GROUP, SYNC
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.training.callbacks import AverageWeights, CocoEvaluation
 from kmaskrcnn.training.monitors import NanGuard, PredictionPictures, ResourceUse
@@ -104,17 +106,25 @@ def train(
         shuffle=False,  # the dataset shuffles itself
         verbose=verbose,
     )
-    model.save(output / "model.keras")
+    _save_whole(model, output / "model.keras")
     (output / "metrics.json").write_text(json.dumps(evaluation.metrics, indent=2))
     plot_history(output / "history.csv", output / "history.png")
+    state.discard()  # not before all is written: a kill until here costs the last epoch, not the training
     return evaluation.metrics
 
 
 def _fresh_state(output):
     """The state of a training that starts from the beginning, whatever was interrupted here."""
     state = Resume(output / "resume")
-    state.on_train_end()
+    state.discard()
     return state
+
+
+def _save_whole(model, path):
+    """Save a model under a name that only a whole file ever has."""
+    part = path.with_name(f"{path.stem}.part{path.suffix}")  # Keras wants its own ending
+    model.save(part)
+    os.replace(part, path)
 
 
 def _check_same(recipe, path):
@@ -161,7 +171,21 @@ def build_model(recipe: Recipe) -> MaskRCNN:
         load_backbone_weights(model.backbone, config.backbone_weights, model.stage5)
         logger.info("backbone weights from %s", config.backbone_weights)
     freeze_backbone(model.backbone, config.trainable_stages, model.stage5)
+    _warn_of_statistics(recipe)
     return model
+
+
+def _warn_of_statistics(recipe):
+    """Batch norms of regions see the zeros in places without a region, see `MaskRCNNConfig.head_norm`."""
+    trains_stage5 = recipe.model.pyramid == "c4" and recipe.training.trainable_stages > 0
+    norms = {"head_norm": recipe.model.head_norm}
+    norms |= {"norm": recipe.model.norm} if trains_stage5 else {}
+    for name, norm in norms.items():
+        if norm in (BATCH, SYNC):
+            logger.warning(
+                "%s: %r takes its statistics of empty places, too; %r has none, %r keeps those it has",
+                *(name, norm, GROUP, FROZEN),
+            )
 
 
 def make_deterministic():

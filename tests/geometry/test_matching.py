@@ -65,3 +65,12 @@ def test_every_candidate_is_drawn_equally_often():
     # 4 of 10 positives and 4 of 30 negatives; the standard error is 0.008
     np.testing.assert_allclose(times[:10], 0.4, atol=0.035)
     np.testing.assert_allclose(times[10:], 4 / 30, atol=0.025)
+
+
+def test_noise_that_rounds_to_1_makes_no_object_of_background():
+    """The greatest number below 1, plus 1, is 2 in float32."""
+    noise = np.array([[np.nextafter(np.float32(1), np.float32(0)), 0.0, 0.5]], "float32")
+    labels = np.array([[0, 1, -1]], "int32")
+    indices, drawn = sample_balanced(labels, 4, 0.5, noise)
+    np.testing.assert_array_equal(drawn, [[1, 0, -1, -1]])
+    np.testing.assert_array_equal(indices, [[1, 0, 0, 0]])

@@ -213,3 +213,21 @@ def test_wrong_arguments_are_named():
         RoIAlign(sampling_ratio=-1)
     with pytest.raises(ValueError, match="image_indices"):
         RoIAlign()(pyramid(np.random.default_rng(0)), keras.ops.zeros((3, 4)))
+
+
+@pytest.mark.parametrize("sampling_ratio", [2, 0])
+def test_half_precision_rounds_the_result_alone(sampling_ratio):
+    """Of bfloat16's 8 bits, weights and sums of many samples lose some."""
+    rng = np.random.default_rng(3)
+    coarse = {
+        level: ops.cast(feature, "bfloat16") for level, feature in pyramid(rng, channels=8).items()
+    }
+    fine = {level: ops.cast(feature, "float32") for level, feature in coarse.items()}
+    boxes = oracles.random_boxes(rng, (40,), 64, 96)
+    indices = rng.integers(0, 2, 40).astype("int32")
+    options = {"sampling_ratio": sampling_ratio, "implementation": "gather"}
+    half = RoIAlign(7, **options, dtype="bfloat16")(coarse, boxes, indices)
+    whole = ops.convert_to_numpy(RoIAlign(7, **options)(fine, boxes, indices))
+    assert half.dtype == "bfloat16"
+    wrong = np.abs(ops.convert_to_numpy(ops.cast(half, "float32")) - whole)
+    assert (wrong <= 2.0**-8 * np.abs(whole) + 1e-7).all()

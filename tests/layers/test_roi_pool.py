@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from layer_checks import check_layer
 
+from kmaskrcnn.layers import roi_pool
 from kmaskrcnn.layers.roi_align import RoIAlign
 from kmaskrcnn.layers.roi_pool import RoIPool, RoIWarp
 
@@ -131,3 +132,21 @@ def test_runner(layer):
         f"P{i}": rng.normal(size=(2, 64 >> i, 64 >> i, 2)).astype("float32") for i in (2, 3, 4, 5)
     }
     check_layer(layer, (features, oracles.random_boxes(rng, (2, 5), 64, 64)), free_axes=(1, 2))
+
+
+def test_places_in_a_table_of_more_than_2_to_the_31_numbers(monkeypatch):
+    """No such table is made: what is read is written down."""
+    layer, read = RoIPool(1, **ONE_LEVEL), []
+    row = 2**23 + 5  # times 256 channels
+    monkeypatch.setattr(layer, "_greatest", lambda *_: tf.fill((1, 1, 1, 256), row))
+
+    def take(x, indices, axis=None):
+        if len(x.shape) == 1 and x.shape[0] == 4 * 4 * 256:
+            read.append(np.array(indices))
+            return tf.zeros(indices.shape)
+        return original(x, indices, axis)
+
+    original = roi_pool.ops.take
+    monkeypatch.setattr(roi_pool.ops, "take", take)
+    layer({"P2": np.zeros((1, 4, 4, 256), "float32")}, np.array([[0, 0, 8, 8.0]]), np.array([0]))
+    assert read[0].ravel().tolist() == [row * 256 + channel for channel in range(256)]

@@ -7,7 +7,10 @@ import pytest
 from keras import ops
 from layer_checks import check_layer
 
+from kmaskrcnn.components import make_detection_targets
+from kmaskrcnn.config import MaskRCNNConfig
 from kmaskrcnn.geometry.boxes import decode_deltas
+from kmaskrcnn.layers.detection import DetectionLayer
 from kmaskrcnn.layers.targets import DetectionTargetLayer, RPNTargetLayer
 
 VARIANCE = (0.1, 0.1, 0.2, 0.2)
@@ -134,11 +137,12 @@ def test_every_anchor_gets_the_answer_that_the_loop_gives():
     for i in range(2):
         roles, matches = loop_roles(anchors, boxes[i], labels[i], is_crowd[i], 0.7, 0.3)
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-        roles[(roles == 0) & (centres >= sizes[i][::-1]).any(1)] = -1
+        inside = (centres < sizes[i][::-1]).all(1)
         for g in range(5):
             if labels[i][g] >= 0 and not is_crowd[i][g]:
-                ious = np.array([oracles.iou(a, boxes[i][g]) for a in anchors])
+                ious = np.array([oracles.iou(a, boxes[i][g]) for a in anchors]) * inside
                 roles[(ious > ious.max() - 1e-7) & (ious > 0)] = 1
+        roles[~inside] = -1
         drawn, indices = out["labels"][i], out["indices"][i]
         assert sorted(indices[drawn == 1]) == list(np.flatnonzero(roles == 1))
         assert sorted(indices[drawn == 0]) == list(np.flatnonzero(roles == 0))
@@ -171,3 +175,34 @@ def test_the_draw_follows_the_global_seed(make):
 
     np.testing.assert_array_equal(state(5), state(5))
     assert not np.array_equal(state(5), state(6))
+
+
+def test_an_anchor_in_the_padding_is_no_objects_best():
+    """The picture is 80 wide. Of the object's 20 x 20 pixels either anchor holds all: IoU 400 / 820 and 400 / 1000."""
+    boxes, labels = np.array([[[60, 20, 80, 40]]], "float32"), np.zeros((1, 1), "int32")
+    beyond, within = [60, 20, 101, 40], [30, 20, 80, 40]  # centres at 80.5 and 55
+    anchors = np.array([beyond, within, [0, 60, 20, 80]], "float32")
+    layer = RPNTargetLayer(3, positive_fraction=1.0)
+    out = layer(anchors, boxes, labels, np.zeros((1, 1), bool), np.array([[80, 80]], "int32"))
+    drawn = dict(zip(np.array(out["indices"][0]).tolist(), np.array(out["labels"][0]).tolist()))
+    assert np.array(out["labels"][0]).tolist() == [1, 0, -1]
+    assert drawn[1] == 1 and drawn[2] == 0
+
+
+def test_a_perfect_answer_becomes_the_object_by_the_rule_of_pixels():
+    """Between pixels sides of 10 and 12.25 are 9 and 11.25: a quarter more, with the centre 9 / 8 farther."""
+    proposals = np.array([[[10, 10, 20, 20]]], "float32")
+    boxes = np.array([[[10, 10, 22.25, 22.25]]], "float32")
+    truth = boxes, np.zeros((1, 1), "int32"), np.zeros((1, 1), bool)
+    layer = DetectionTargetLayer(1, 2, positive_fraction=1.0, box_rule="pixels")
+    out = {name: ops.convert_to_numpy(value)[0] for name, value in layer(proposals, *truth).items()}
+    place = int(np.flatnonzero(out["rois"][:, 2] == 20)[0])
+    expected = [1.25, 1.25, np.log(1.25) / 0.2, np.log(1.25) / 0.2]
+    np.testing.assert_allclose(out["deltas"][place], expected, rtol=1e-5)
+    logits, sizes = np.array([[5, 0]] * 2, "float32"), np.array([[100, 100]], "int32")
+    detection = DetectionLayer(box_rule="pixels", nms_threshold=0.99)
+    found = detection(out["rois"][None], logits, out["deltas"][:, None], sizes)
+    np.testing.assert_allclose(found["boxes"][0, 0], boxes[0, 0], rtol=1e-5)
+    assert DetectionTargetLayer.from_config(layer.get_config()).box_rule == "pixels"
+    config = MaskRCNNConfig(class_names=("a",), box_rule="pixels")
+    assert make_detection_targets(config).box_rule == "pixels"

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from kmaskrcnn.training.distributed import fit_multi_worker
+from kmaskrcnn.training.distributed import fit_multi_worker, share_batches
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
@@ -65,6 +66,37 @@ def test_two_processes_learn_as_one(one):
     first, second = map(results, workers)
     assert first == second
     check_equal(first, one)
+
+
+class Slope(keras.Model):
+    """One weight, whose gradient is its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = self.add_weight(initializer="zeros")
+
+    def call(self, inputs):
+        return inputs["x"] * self.weight
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return tf.reduce_mean(y_pred)
+
+
+def test_the_loop_begins_and_ends_as_keras_does():
+    """After a training that was stopped, and with the averages that the optimizer keeps."""
+    inputs = {"x": np.arange(1, 7, dtype="float32")}
+    data = tf.data.Dataset.from_tensor_slices((inputs, {"is_crowd": np.zeros(6, bool)})).batch(2)
+    weights, epochs = [], []
+    for fit in (keras.Model.fit, fit_multi_worker):
+        with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+            model = Slope()
+            model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
+        model.stop_training = True
+        epochs.append(fit(model, share_batches(data), epochs=2).epoch)
+        weights.append(float(model.weight))
+    assert epochs == [[0, 1]] * 2
+    assert weights[1] == pytest.approx(weights[0], rel=1e-6) and weights[0] > -2.0
+    assert model.optimizer.iterations == 6  # without averages, 0.1 * 21 below 0: -2.1
 
 
 def test_a_dataset_of_unknown_length_is_refused():

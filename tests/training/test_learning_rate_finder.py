@@ -13,10 +13,11 @@ from kmaskrcnn.training.learning_rate_finder import (
 )
 
 
-def parabola(optimizer, curvature):
+def parabola(optimizer, curvature, dtype="float32"):
     """One weight w, and the loss curvature / 2 * w^2 at every step: descent diverges beyond 2 / curvature."""
-    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", dtype=dtype)
     model = keras.Sequential([keras.Input((1,)), layer])
+    model.dtype_policy = keras.DTypePolicy(dtype)  # by which `compile` scales the loss
     model.compile(optimizer, loss="mse")
     inputs = np.full((1, 1), np.sqrt(curvature / 2), "float32")
     return model, tf.data.Dataset.from_tensors((inputs, np.zeros((1, 1), "float32")))
@@ -41,6 +42,26 @@ def test_losses_and_rates_by_hand():
     curve = find_learning_rate(model, dataset, 0.1, 0.4, steps=3)
     np.testing.assert_allclose(curve.rates, [0.1, 0.2, 0.4], rtol=1e-5)
     np.testing.assert_allclose(curve.losses, [1, 0.64, 0.64 * 0.36], rtol=1e-5)
+
+
+def test_half_precision_sweeps_as_well():
+    """`compile` wraps the optimizer to scale the loss; numbers as above, rounded to float16's 11 bits."""
+    model, dataset = parabola(keras.optimizers.SGD(0.1), 2.0, "mixed_float16")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    # A gradient of 2 times the first scale, 2^15, overflows: that update is skipped.
+    curve = find_learning_rate(model, dataset, 0.1, 0.8, steps=4)
+    np.testing.assert_allclose(curve.rates, [0.1, 0.2, 0.4], rtol=1e-5)
+    np.testing.assert_allclose(curve.losses, [1, 0.64, 0.64 * 0.36], rtol=2e-3)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_updates_that_loss_scaling_skips_are_not_in_the_curve():
+    """Gradients of 2 overflow with a scale of 2^127, and fit with its half."""
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**127)
+    model, dataset = parabola(scaled, 2.0)
+    curve = find_learning_rate(model, dataset, 0.1, 0.4, steps=3)
+    np.testing.assert_allclose(curve.rates, [0.1, 0.2], rtol=1e-5)
+    np.testing.assert_allclose(curve.losses, [1, 0.64], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +104,23 @@ def test_accumulated_batches_are_one_update():
     np.testing.assert_allclose(curve.rates[:2], [0.1 * 4 ** (1 / 5), 0.1 * 4 ** (3 / 5)], rtol=1e-5)
 
 
+def test_accumulation_begins_at_the_lowest_rate_after_training_too():
+    """w is 1 again before the sweep: the numbers of a new optimizer."""
+    model, dataset = parabola(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), 2.0)
+    model.fit(dataset.repeat(20), verbose=0)
+    model.layers[0].kernel.assign([[1.0]])
+    curve = find_learning_rate(model, dataset, 0.1, 0.4, steps=3)
+    np.testing.assert_allclose(curve.losses[:2], [1, (1 - 0.2 * 4 ** (1 / 5)) ** 2], rtol=1e-5)
+    np.testing.assert_allclose(curve.rates[:2], [0.1 * 4 ** (1 / 5), 0.1 * 4 ** (3 / 5)], rtol=1e-5)
+    assert int(model.optimizer.iterations) == 10
+
+
 def test_a_loss_that_is_no_number_ends_the_sweep():
     model, dataset = parabola(keras.optimizers.SGD(0.1), 2.0)
     curve = find_learning_rate(model, dataset, 1e-2, 1e30, steps=40)
     assert len(curve.losses) < 10 and np.isfinite(curve.losses).all()
     nothing = tf.data.Dataset.from_tensors((np.full((1, 1), np.nan), np.zeros((1, 1))))
-    with pytest.raises(ValueError, match="first loss is no number"):
+    with pytest.raises(ValueError, match="first loss, or every gradient, is no number"):
         find_learning_rate(model, nothing, 0.1, 0.4)
 
 

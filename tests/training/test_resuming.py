@@ -1,5 +1,6 @@
 """A training that is killed with signal 9 in mid-epoch, and one that is not: the same weights, bit by bit."""
 
+import functools
 import signal
 import subprocess
 import sys
@@ -7,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import tiny_model
+from tiny import TINY, tiny_backbone, tiny_model
 
+from kmaskrcnn.config import DataConfig, MaskRCNNConfig, Recipe, TrainingConfig
+from kmaskrcnn.data.shapes import write_shapes
+from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.training import callbacks, trainer
 from kmaskrcnn.training.resuming import Resume, seed_states
 
 SCRIPT = Path(__file__).with_name("resumable.py")
@@ -37,7 +42,7 @@ def test_killed_in_mid_epoch_and_started_again(tmp_path):
     uninterrupted, expected = results(start(tmp_path / "b"))
     assert uninterrupted == "started 0 iterations 12"
     assert weights == expected
-    assert not list(tmp_path.iterdir())  # the state goes when training ends
+    assert not list(tmp_path.iterdir())  # the state is gone for good
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +81,44 @@ def test_draws_go_on_where_they_were(model, tmp_path):
     resume.restore(model)
     for state, expected in zip(states, before):
         np.testing.assert_array_equal(state, expected)
+
+
+def test_a_kill_while_the_model_is_saved_costs_one_epoch_and_no_file(tmp_path, monkeypatch):
+    shapes = write_shapes(tmp_path, num_train=2, num_validation=1, image_size=(64, 64))
+    recipe = Recipe(
+        MaskRCNNConfig(**{**TINY, "with_mask": False}),
+        DataConfig(batch_size=2),
+        TrainingConfig(epochs=2, warmup_steps=0),
+    )
+    run, steps, save = tmp_path / "run", [], MaskRCNN.save
+    train = functools.partial(
+        trainer.train, recipe, shapes[:2], shapes[2:], run, pictures=0, verbose=0
+    )
+    build = lambda recipe: MaskRCNN(recipe.model, backbone=tiny_backbone())  # noqa: E731
+    monkeypatch.setattr(trainer, "build_model", build)
+    monkeypatch.setattr(callbacks, "evaluate_model", lambda *_: {"box": {"AP": 0.0}})
+    eager = functools.partialmethod(MaskRCNN.compile, run_eagerly=True)
+    monkeypatch.setattr(MaskRCNN, "compile", eager)
+
+    def killed(model, path):
+        steps.append(int(model.optimizer.iterations))
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    def whole(model, path):
+        steps.append(int(model.optimizer.iterations))
+        assert Resume(run / "resume").epoch == 1
+        save(model, path)
+
+    run.mkdir()
+    (run / "model.keras").write_bytes(b"of another training")
+    monkeypatch.setattr(MaskRCNN, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert (run / "model.keras").read_bytes() == b"of another training"
+    assert Resume(run / "resume").epoch == 1
+    monkeypatch.setattr(MaskRCNN, "save", whole)
+    train(resume=True)
+    assert steps == [2, 2]
+    assert (run / "model.keras").stat().st_size > 10_000
+    assert not list(run.glob("resume*")) and not list(run.glob("*.part*"))

@@ -1,6 +1,7 @@
 """What a training begins with: whose weights, and which of them it moves."""
 
 import logging
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from tiny import batch, tiny_backbone, tiny_config
 from kmaskrcnn.config import Recipe, TrainingConfig
 from kmaskrcnn.layers.backbones import build_backbone, freeze_backbone
 from kmaskrcnn.model import MaskRCNN
+from kmaskrcnn.training import trainer
 from kmaskrcnn.training.trainer import build_model
 from kmaskrcnn.weights.backbones import load_backbone_weights
 from kmaskrcnn.weights.convert import named_weights
@@ -133,3 +135,21 @@ def test_a_c4_model_of_an_application_learns_and_is_kept(tmp_path):
     expected = model.predict_on_batch(inputs)
     for name, values in loaded.predict_on_batch(inputs).items():
         np.testing.assert_allclose(values, expected[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "config, stages, warned",
+    [
+        ({"head_norm": "sync_batch_norm"}, 3, "head_norm: 'sync_batch_norm'"),
+        ({"head_norm": "frozen_batch_norm", "norm": "batch_norm"}, 3, ""),
+        ({**C4, "norm": "batch_norm"}, 1, "norm: 'batch_norm'"),
+        ({**C4, "norm": "batch_norm"}, 0, ""),  # the fifth stage stands still
+    ],
+)
+def test_statistics_of_empty_places_are_warned_of(config, stages, warned, caplog, monkeypatch):
+    stub = SimpleNamespace(backbone=None, stage5=None)
+    monkeypatch.setattr(trainer, "MaskRCNN", lambda *_, **__: stub)
+    monkeypatch.setattr(trainer, "freeze_backbone", lambda *_: None)
+    recipe = Recipe(tiny_config(**config), training=TrainingConfig(trainable_stages=stages))
+    assert build_model(recipe) is stub
+    assert warned in caplog.text and bool(warned) == bool(caplog.records)
