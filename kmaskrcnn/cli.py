@@ -277,7 +277,9 @@ def run_serve(options):
         from kmaskrcnn.serving.limits import Limits
         from kmaskrcnn.serving.server import serve
     except ImportError as error:
-        raise ImportError(f"{error}; `pip install '.[serve]'` in kmaskrcnn's folder brings it") from error
+        raise ImportError(
+            f"{error}; `pip install '.[serve]'` in kmaskrcnn's folder brings it"
+        ) from error
 
     names = [name.replace("-", "_") for name, _, _ in SERVE_LIMITS]
     limits = Limits(**{name: getattr(options, name) for name in names if hasattr(options, name)})
@@ -289,7 +291,9 @@ def run_app(options):
     try:
         from kmaskrcnn.serving.page import run_page
     except ImportError as error:
-        raise ImportError(f"{error}; `pip install '.[app]'` in kmaskrcnn's folder brings it") from error
+        raise ImportError(
+            f"{error}; `pip install '.[app]'` in kmaskrcnn's folder brings it"
+        ) from error
 
     run_page(options.model, options.host, options.port)
 

@@ -88,7 +88,9 @@ def test_evaluate_a_model_finds_what_its_predictions_found(trained, capsys):
     found = [
         annotation
         for image in document["images"]
-        for annotation in predictor(Path(images) / image["file_name"]).to_coco(image["id"], by_label)
+        for annotation in predictor(Path(images) / image["file_name"]).to_coco(
+            image["id"], by_label
+        )
     ]
     found = [annotation for annotation in found if annotation["area"]]  # its mask is not empty
     assert len(found) > 10 and len({annotation["category_id"] for annotation in found}) > 1

@@ -69,7 +69,9 @@ def commands_of(text):
     """Every command of ours in a page, a recipe's head or a help text, whole."""
     joined = re.sub(r"\\\n#?", " ", text)
     lines = re.findall(r"^(?:#? *|.*`)(kmaskrcnn [a-z][\w-]+ [^`\n|&]+)", joined, re.M)
-    plain = (re.sub(r" \[[^\]]*\]", "", line) for line in lines)  # [options] in brackets are left out
+    plain = (
+        re.sub(r" \[[^\]]*\]", "", line) for line in lines
+    )  # [options] in brackets are left out
     return [shlex.split(line, comments=True)[1:] for line in plain]
 
 

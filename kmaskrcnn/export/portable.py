@@ -43,7 +43,9 @@ def export_onnx(model, path, image_size=None, batch_size=1, quantise=None):
         graph.export(str(path), format="onnx", verbose=False, input_signature=[inputs])
         _finish_onnx(path, model.config, quantise)
     except ImportError as error:
-        raise ImportError(f"{error}; `pip install '.[onnx]'` in kmaskrcnn's folder brings it") from error
+        raise ImportError(
+            f"{error}; `pip install '.[onnx]'` in kmaskrcnn's folder brings it"
+        ) from error
     return Path(path)
 
 

@@ -25,7 +25,9 @@ class OnnxDetector:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ImportError(f"{error}; `pip install '.[onnx]'` in kmaskrcnn's folder brings it") from error
+            raise ImportError(
+                f"{error}; `pip install '.[onnx]'` in kmaskrcnn's folder brings it"
+            ) from error
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file or folder")
         try:

@@ -60,7 +60,9 @@ def test_saved_model(model, tmp_path):
 @pytest.mark.slow
 def test_onnx(model, inputs, tmp_path):
     pytest.importorskip("tf2onnx", reason="needs the extra [onnx]: make test-optional")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]: make test-optional")
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason="needs the extra [onnx]: make test-optional"
+    )
     path = export_model(model, tmp_path / "model.onnx", "onnx", image_size=SIZE)
     session = onnxruntime.InferenceSession(str(path))
     names = [output.name for output in session.get_outputs()]

@@ -35,7 +35,9 @@ def assert_detects_the_same(found, model, inputs, boxes=0.01, scores=1e-5, masks
 @pytest.mark.parametrize("image_size", [(64, 128), None])
 def test_onnx_runtime_detects_the_same(model, inputs, image_size, tmp_path):
     pytest.importorskip("tf2onnx", reason="needs the extra [onnx]: make test-optional")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]: make test-optional")
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason="needs the extra [onnx]: make test-optional"
+    )
     path = export_model(model, tmp_path / "model.onnx", "onnx", image_size=image_size)
     session = onnxruntime.InferenceSession(str(path))
     names = [output.name for output in session.get_outputs()]
