@@ -23,7 +23,8 @@ def smooth_l1(errors, beta):
 def binary_crossentropy(logits, targets):
     """Cross-entropy of sigmoids, elementwise; its value and its slope are exact for logits of any size."""
     # Built of maximum(logits, 0) and abs(logits), its slope at 0 would be half a unit off: both have a corner there.
-    return targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits)
+    of_object, of_background = ops.softplus(-logits), ops.softplus(logits)
+    return ops.multiply(of_object, targets) + ops.multiply(of_background, 1.0 - targets)
 
 
 def _mean(values, weights, count=None):
