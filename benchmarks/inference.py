@@ -28,10 +28,25 @@ def parse():
     parser.add_argument("--no-fold", action="store_true", help="leave batch norms as they are")
     parser.add_argument("--jit", action="store_true", help="compile with XLA (portable layers)")
     parser.add_argument("--stages", action="store_true", help="time the stages one by one")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        nargs=2,
+        metavar=("WITHIN", "BESIDE"),
+        help="of an operation, and operations at a time",
+    )
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", help="append the line to this file, too")
     return parser.parse_args()
+
+
+def set_threads(within, beside):
+    """As TensorFlow has them where nobody says: as many as cores, both."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(within)
+    tf.config.threading.set_inter_op_parallelism_threads(beside)
 
 
 def make_model(args):
@@ -133,6 +148,8 @@ def main():
     from kmaskrcnn.allocation import keep_freed_memory
 
     keep_freed_memory()
+    if args.threads:
+        set_threads(*args.threads)
     record = {"bench": "inference", "case": args.case, "bf16": args.bf16, "paste": args.paste}
     record["import_s"] = round(time.perf_counter() - START, 2)
     images = pictures(parse_case(args.case), args.images)
