@@ -205,7 +205,7 @@ def _check_classes(known, given):
 
 def _check_keypoints(config, records):
     """Names in another order would be compared with each other's places."""
-    if not config.with_keypoints or records.keypoints is None:
+    if not getattr(config, "with_keypoints", False) or records.keypoints is None:
         return
     known, given = tuple(config.keypoint_names), tuple(records.keypoints.names)
     if known != given:

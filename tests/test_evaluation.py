@@ -163,6 +163,7 @@ def test_evaluate_pictures():
     def pictures():
         return ((10 + i, np.full((100, 200, 3), i % 2, np.uint8)) for i in range(3))
 
+    find.config = {"of": "another package"}
     metrics = evaluate_pictures(find, pictures(), square_records(), progress=False)
     assert metrics["box"]["AP"] == metrics["mask"]["AP"] == pytest.approx(1.0)
     without = functools.partial(find, masks=None)

@@ -9,10 +9,14 @@ continuous: pixel x spans [x, x + 1) and is sampled at its centre x + 0.5, so th
 rounding.
 """
 
+import itertools
+
 import cv2
 import numpy as np
 
 from kmaskrcnn.geometry.run_lengths import windows_to_rles
+
+AT_ONCE = 32  # masks whose rows are sampled together
 
 
 def paste_masks(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
@@ -26,7 +30,7 @@ def paste_masks(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
         boxes: `(N, 4)` float, xyxy in the picture's continuous pixels; they may leave the picture.
         image_size: `(height, width)` of the picture.
         threshold: a pixel belongs to the object from this probability on.
-        rule: `"half_pixel"`, or `"torchvision"`, see `paste_windows`.
+        rule: `"half_pixel"`, `"torchvision"` or `"matterport"`, see `paste_windows`.
 
     Returns:
         `(N, height, width)` bool. A box without area has an empty mask.
@@ -69,7 +73,9 @@ def paste_windows(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):
         )
     if rule == "matterport":
         boxes = np.round(boxes)
-    return _sample_windows(masks, boxes, image_size, threshold)
+    parts = (slice(start, start + AT_ONCE) for start in range(0, len(masks), AT_ONCE))
+    sampled = (_sample_windows(masks[n], boxes[n], image_size, threshold) for n in parts)
+    return itertools.chain.from_iterable(sampled)
 
 
 def masks_to_rles(masks, boxes, image_size, threshold=0.5, rule="half_pixel"):

@@ -6,6 +6,7 @@ whose runs go down the columns and start with the background. `counts` is a list
 COCO's string of 6-bit characters.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from kmaskrcnn.geometry.run_lengths import decompress
 
-AT_ONCE = 1000  # compressed masks whose runs are in memory together
+AT_ONCE = 1_000_000  # characters of compressed masks whose runs are in memory together
 FARTHEST = 100  # boxes' lengths away from the box, where a polygon's points are held
 
 
@@ -33,7 +34,10 @@ def run_lengths(counts):
         return decompress([_bytes(counts)])[0]
     if not isinstance(counts, list) or not all(type(count) is int for count in counts):
         raise ValueError("RLE counts must be a list of ints or a string")
-    return np.array(counts, dtype=np.int64)
+    try:
+        return np.array(counts, dtype=np.int64)
+    except OverflowError as error:
+        raise ValueError("RLE counts hold a number beyond any picture's pixels") from error
 
 
 def to_rle(segmentation, height, width):
@@ -78,8 +82,9 @@ def to_rles(segmentations, sizes):
     for rle, size in rles:
         _check_size(rle, size)
     texts = [(rle["counts"], size) for rle, size in rles if isinstance(rle["counts"], (str, bytes))]
-    for start in range(0, len(texts), AT_ONCE):
-        _check_texts(*zip(*texts[start : start + AT_ONCE]))
+    ends = itertools.accumulate(len(text) for text, _ in texts)
+    for _, part in itertools.groupby(zip(texts, ends), key=lambda pair: pair[1] // AT_ONCE):
+        _check_texts(*zip(*(text for text, _ in part)))
     return [_to_rle(segmentation, *size) for segmentation, size in pairs]
 
 
@@ -103,6 +108,9 @@ def _bytes(text):
 
 
 def _check_size(rle, size):
+    missing = [key for key in ("size", "counts") if key not in rle]
+    if missing:
+        raise ValueError(f"an RLE has 'size' and 'counts'; missing: {', '.join(missing)}")
     if list(rle["size"]) != list(size):
         raise ValueError(
             f"RLE size (height, width) must be the picture's {tuple(size)}, got {rle['size']}"

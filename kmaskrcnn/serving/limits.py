@@ -25,7 +25,7 @@ class Limits:
         max_instances: of one request; 400 beyond it.
         concurrency: requests that are read, wait or are worked on at the same time; 503 beyond it.
         timeout: seconds from a request's first byte to its answer; 504 beyond it, 408 where the body is late.
-        max_batch: pictures, of several requests, that the network gets in one call.
+        max_batch: pictures, of one request or several, that the network gets in one call.
         batch_wait_ms: milliseconds that a picture waits for others to join it.
 
     Raises:

@@ -27,10 +27,8 @@ SYSTEM_FONTS = {
 SHOWN = 960  # pixels of the drawn picture's long side, at least: names on smaller ones could not be read
 # Without the button that shares a picture on a site of others.
 IMAGE = {"type": "numpy", "height": 480, "buttons": ["download", "fullscreen"]}
-CACHE = (
-    600,
-    3600,
-)  # seconds: how often what Gradio keeps of pictures and downloads is looked through, and its age
+# Seconds: how often what Gradio keeps of pictures and downloads is looked through, and the age from which it goes.
+CACHE = (600, 3600)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +120,10 @@ class Page:
                 )
                 download = gr.DownloadButton("COCO json", elem_id="download")
             inputs, outputs = [found, score, classes], [drawn, line, download]
-            picture.change(self.detect, [picture, found], found).then(self.show, inputs, outputs)
+            # The results of the picture before go first: where a new one is refused, none stand beside it.
+            cleared = picture.change(lambda: (None, "", None), None, outputs)
+            detected = cleared.then(self.detect, [picture, found], found)
+            detected.success(self.show, inputs, outputs)
             score.change(self.show, inputs, outputs, show_progress="hidden")
             classes.change(self.show, inputs, outputs, show_progress="hidden")
         return blocks

@@ -79,6 +79,7 @@ def train(
     model = build_model(recipe)
     model.compile(optimizer=make_optimizer(recipe, model, int(train_dataset.cardinality())))
     state.restore(model)
+    _keep_rows(output / "history.csv", state.epoch)
     evaluation = CocoEvaluation(
         validation_dataset,
         validation_records,
@@ -118,6 +119,14 @@ def _fresh_state(output):
     state = Resume(output / "resume")
     state.discard()
     return state
+
+
+def _keep_rows(history, epochs):
+    """Of a training that goes on, the rows of the epochs that its state holds: a later one runs again."""
+    if epochs and history.is_file():
+        head, *rows = history.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if int(row.split(",")[0]) < epochs]
+        history.write_text("".join([head, *kept]))
 
 
 def _save_whole(model, path):

@@ -103,6 +103,22 @@ def test_boxes_beside_the_picture_have_empty_masks_by_every_rule(box, rule):
     assert coco_mask.area(masks_to_rles(masks, [box], (20, 30), rule=rule))[0] == 0
 
 
+def test_many_masks_are_pasted_as_each_alone():
+    generator = np.random.default_rng(3)
+    masks = generator.random((70, 5, 5))
+    corners = generator.uniform(-4, 20, (70, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(-1, 15, (70, 2))], axis=1)
+    together = masks_to_rles(masks, boxes, (20, 30))
+    assert len(together) == 70 and coco_mask.area(together[0]) != coco_mask.area(together[40])
+    for mask, box, rle in zip(masks, boxes, together):
+        pasted = (
+            paste_by_loops(mask, box, (20, 30)) if (box[2:] > box[:2]).all() else np.zeros((20, 30))
+        )
+        decoded = coco_mask.decode(rle)
+        clear = np.abs(pasted - 0.5) > 1e-5  # float32 may fall on either side
+        np.testing.assert_array_equal(decoded[clear], (pasted >= 0.5)[clear])
+
+
 def test_no_masks():
     assert paste_masks(np.zeros((0, 28, 28)), np.zeros((0, 4)), (5, 6)).shape == (0, 5, 6)
     assert masks_to_rles(np.zeros((0, 28, 28)), np.zeros((0, 4)), (5, 6)) == []

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
+from kmaskrcnn.geometry import segmentations
 from kmaskrcnn.geometry.run_lengths import compress, decompress, windows_to_rles
 from kmaskrcnn.geometry.segmentations import mask_areas, to_rle, to_rles
 
@@ -88,6 +89,18 @@ def test_the_malformed_one_of_many_is_found():
             to_rles(rles, [(2, 2)] * 4)
     together = to_rles([good, polygon, good], [(2, 2)] * 3)
     assert together == [to_rle(one, 2, 2) for one in (good, polygon, good)]
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 10**6])
+def test_parts_of_any_size_are_checked(monkeypatch, at_once):
+    monkeypatch.setattr(segmentations, "AT_ONCE", at_once)
+    masks = [np.arange(12).reshape(3, 4) % 5 == n % 5 for n in range(20)]
+    rles = [{"size": [3, 4], "counts": encode(mask)} for mask in masks]
+    assert [rle["counts"] for rle in to_rles(rles, [(3, 4)] * 20)] == [encode(m) for m in masks]
+    for place in (0, 7, 19):
+        wrong = [*rles[:place], {"size": [3, 4], "counts": b"05"}, *rles[place + 1 :]]
+        with pytest.raises(ValueError, match="sum of 5"):
+            to_rles(wrong, [(3, 4)] * 20)
 
 
 def test_areas_of_more_masks_than_pycocotools_sums():

@@ -119,6 +119,9 @@ def test_a_box_much_smaller_than_its_polygon_costs_no_time():
         ({"size": [4, 4], "counts": "P" * 9 + "0"}, "7 characters"),
         ({"size": [4, 4], "counts": ""}, "add up to 16"),
         ({"size": [4, 5], "counts": [20]}, r"size .* \(4, 4\)"),
+        ({"size": [4, 4]}, "missing: counts"),
+        ({"counts": [16]}, "missing: size"),
+        ({"size": [4, 4], "counts": [2**70]}, "beyond"),
     ],
 )
 def test_malformed_rle_is_refused(rle, word):

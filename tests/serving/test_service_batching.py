@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 for module in ("orjson", "prometheus_client"):
-    pytest.importorskip(module, reason="pip install kmaskrcnn[serve]")
+    pytest.importorskip(module, reason="needs the extra [serve]: make test-optional")
 
 from kmaskrcnn.serving.batching import Batcher  # noqa: E402
 from kmaskrcnn.serving.limits import Limits  # noqa: E402

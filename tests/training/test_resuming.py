@@ -122,3 +122,5 @@ def test_a_kill_while_the_model_is_saved_costs_one_epoch_and_no_file(tmp_path, m
     assert steps == [2, 2]
     assert (run / "model.keras").stat().st_size > 10_000
     assert not list(run.glob("resume*")) and not list(run.glob("*.part*"))
+    rows = (run / "history.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["0", "1"]  # the repeated epoch stands there once

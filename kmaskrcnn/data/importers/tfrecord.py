@@ -9,6 +9,7 @@
 The pictures stand in the records; records of ours name files. So each picture is written to the folder
 of pictures, unless the same is there already. The API looks at no EXIF orientation, so boxes and masks
 lie on the pixels as they are stored: a picture that says that it be turned is written without saying so.
+Where a record has a height and width, they are those of its picture.
 
 Reference:
     `object_detection/core/standard_fields.py`, `TfExampleFields`, in TensorFlow's model garden.
