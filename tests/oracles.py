@@ -70,3 +70,14 @@ def random_boxes(rng, shape, height, width, smallest=4):
     sides = np.exp(rng.uniform(np.log(smallest), np.log(max(height, width)), (*shape, 2)))
     centres = rng.uniform(0, 1, (*shape, 2)) * [width, height]
     return np.concatenate([centres - sides / 2, centres + sides / 2], -1).astype("float32")
+
+
+def runs_by_loop(mask):
+    """Lengths of background, object, background, ... down the columns of a mask, pixel by pixel."""
+    counts, value = [0], 0
+    for pixel in mask.ravel(order="F"):
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return counts

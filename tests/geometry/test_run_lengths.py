@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import runs_by_loop
 from pycocotools import mask as coco_mask
 
 from kmaskrcnn.geometry import segmentations
@@ -13,16 +14,6 @@ from kmaskrcnn.geometry.segmentations import mask_areas, to_rle, to_rles
 
 def encode(mask):
     return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-
-
-def runs_by_loop(mask):
-    counts, value = [0], 0
-    for pixel in mask.ravel(order="F"):
-        if pixel != value:
-            counts.append(0)
-            value = pixel
-        counts[-1] += 1
-    return counts
 
 
 @st.composite
