@@ -103,7 +103,8 @@ class RoIPool(RoIAlign):
         y_axis = self._bins(rois[:, 1], rois[:, 3], height, stride)
         x_axis = self._bins(rois[:, 0], rois[:, 2], width, stride)
         rows = self._greatest(ops.stop_gradient(cells), base, width, y_axis, x_axis)
-        # 2^31 numbers are no more than 95 pictures' finest level; JAX has no larger integers by default.
+        # A few dozen large pictures have more than 2^31 numbers on their finest level; JAX has no larger integers by
+        # default.
         place = "int32" if keras.backend.backend() == "jax" else "int64"
         channels = ops.arange(cells.shape[1], dtype=place)
         places = ops.cast(rows, place) * cells.shape[1] + channels
