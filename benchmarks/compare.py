@@ -39,10 +39,15 @@ def parse():
     parser.add_argument(
         "--pairs", type=int, default=5, help="how often both run (at least 5 count)"
     )
-    parser.add_argument("--runs", type=int, default=2, help="timed calls a process")
+    parser.add_argument("--runs", type=int, default=3, help="timed calls a process")
+    parser.add_argument(
+        "--warmup", type=int, help="calls before them; by default 2, and 4 if compiled"
+    )
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--plot", type=Path, help="draw the pairs into this PNG")
     args = parser.parse_args()
+    if args.warmup is None:
+        args.warmup = 4 if args.compiled else 2  # torch compiles again in the second and third
     if args.peer == "model_garden" and (args.compiled or args.peer_bf16):
         parser.error("--compiled, --peer-bf16: the TF Model Garden's script has neither")
     if args.compiled and args.case.startswith("train"):
@@ -63,7 +68,8 @@ def our_command(args, dumped):
     """The command that times one process of ours."""
     kind, shape = kind_and_shape(args)
     script = "inference.py" if kind == "infer" else "train_step.py"
-    command = [sys.executable, HERE / script, "--case", shape, "--warmup", 1, "--runs", args.runs]
+    calls = ["--warmup", args.warmup, "--runs", args.runs]
+    command = [sys.executable, HERE / script, "--case", shape, *calls]
     command += ["--bf16"] * args.bf16
     if dumped:
         command += ["--weights", f"{dumped}.weights.npz", "--images", f"{dumped}.images.npz"]
@@ -79,14 +85,15 @@ def peer_command(args, dump=None):
         batch, height, width = shape.split("x")
         sizes = ["--batch", batch, "--height", height, "--width", width]
         script = [args.peer_scripts / "bench_mg.py", "--mode", kind, "--head", "2fc", *sizes]
-        calls = ["--warmup", 1, "--iters", args.runs]
+        calls = ["--warmup", args.warmup, "--iters", args.runs]
         return [args.peer_python, *script, *calls, "--out", "/dev/null"]
     if dump:
         writes = ["--case", shape, "--dump", dump, "--warmup", 0, "--runs", 1]
         return [args.peer_python, args.peer_scripts / "bench_infer.py", *writes]
     script = "bench_infer.py" if kind == "infer" else "bench_train.py"
     command = [args.peer_python, args.peer_scripts / script, "--case", shape]
-    command += ["--warmup", 1, "--runs", args.runs, "--threads", len(os.sched_getaffinity(0))]
+    command += ["--warmup", args.warmup, "--runs", args.runs]
+    command += ["--threads", len(os.sched_getaffinity(0))]
     command += ["--bf16"] * args.peer_bf16
     return command + ["--variant", "compile_whole"] * args.compiled
 
@@ -123,6 +130,7 @@ def compare(args):
         "ratio_min": round(min(ratios), 3),
         "ratio_max": round(max(ratios), 3),
         "pairs": len(ratios),
+        "warmup": args.warmup,
         "ours_s": [record["median_s"] for record in ours],
         "peer_s": [record["median_s"] for record in theirs],
         "ours_peak_mb": max(record["peak_mb"] for record in ours),

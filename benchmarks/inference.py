@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py --case 1x800x1216
     python benchmarks/inference.py --case 2x512x512 --bf16 --paste
-    python benchmarks/inference.py --stages          # each stage beside its share of the machine's limit
+    python benchmarks/inference.py --stages          # each stage beside what the machine needs at least
 
 1000 proposals, 100 detections, torchvision's thresholds. `--weights` and `--images` take what a peer's script wrote, so
 that both see the same network and pictures. Batch norms are folded as they are on export. One JSON line.
@@ -11,6 +11,7 @@ that both see the same network and pictures. Batch norms are folded as they are 
 import argparse
 import statistics
 import time
+from typing import Callable, NamedTuple
 
 START = time.perf_counter()
 
@@ -87,26 +88,40 @@ def make_prediction(model, args, images):
     return predict
 
 
-def stages_of(model, images):
-    """`[(name, function, inputs)]`, each fed with what the one before gave."""
-    import tensorflow as tf
+class Stage(NamedTuple):
+    """A part of a prediction: what it computes, and the least that it must compute and move."""
 
-    sizes = tf.constant([images.shape[1:3]] * len(images), tf.int32)
+    call: Callable
+    giga_operations: float
+    giga_bytes: float  # its inputs, outputs and weights, each once
+
+
+def stages_of(model, images):
+    """`{name: Stage}`, each fed with what the one before gave."""
+    import tensorflow as tf
+    from measuring import giga_bytes, giga_operations
+
+    from kmaskrcnn.geometry.masks import paste_masks
+
+    size = images.shape[1:3]
+    sizes = tf.constant([size] * len(images), tf.int32)
     images = tf.constant(images)
     box, mask = model.box_branch, model.mask_branch
-    stages = []
+    stages = {}
 
     def stage(name, function, *inputs):
         compiled = tf.function(function)
-        stages.append((name, compiled, inputs))
-        return compiled(*inputs)
+        outputs, traced = compiled(*inputs), compiled.get_concrete_function(*inputs)
+        moved = giga_bytes(inputs, outputs, traced.variables)
+        stages[name] = Stage(lambda: compiled(*inputs), giga_operations(traced), moved)
+        return outputs
 
     c = stage("backbone", lambda x: model.backbone(model.normalizer(x, sizes)), images)
     p = stage("fpn", model.fpn, c)
     anchors = model.anchors(p)
     logits, deltas = stage("rpn_head", model.rpn_head, p)
     # Decoding and suppression.
-    rois = stage("proposals", lambda *x: model.proposals(anchors, *x, sizes), logits, deltas)
+    rois = stage("proposals", lambda *x: model.proposals(*x, sizes), anchors, logits, deltas)
     pooled = stage("roi_align_box", box.align, p, rois)
     answers = stage("box_head", box.head, pooled)
     found = stage("detection", lambda *x: box.detection(*x, sizes), rois, *answers)
@@ -114,30 +129,47 @@ def stages_of(model, images):
     places = tf.repeat(tf.range(len(images)), tf.shape(found["boxes"])[1])
     pooled = stage("roi_align_mask", mask.align, p, boxes, places)
     labels = tf.reshape(found["labels"], [-1])
-    stage("mask_head", lambda *x: tf.sigmoid(mask.head(*x)), pooled, labels)
+    masks = stage("mask_head", lambda *x: tf.sigmoid(mask.head(*x)), pooled, labels)
+    to_paste = masks.numpy(), boxes.numpy()  # of all pictures into one: the same work
+
+    def paste():
+        return paste_masks(*to_paste, size, rule=model.config.paste_rule)
+
+    stages["paste"] = Stage(paste, 0.0, giga_bytes(to_paste, paste()))
     return stages
 
 
 def time_stages(stages, args):
-    """Each stage's seconds, and its arithmetic as a share of what matrix products alone reach in that time.
+    """Each stage's seconds, and beside them the least that the machine needs for its arithmetic or for its bytes.
 
-    The arithmetic is counted by definition, so that a stage whose algorithm needs less of it may pass 1.
+    The arithmetic is counted by definition, so that a stage whose algorithm needs less of it may pass 1; the bytes as
+    if each were moved once, as fast as memory is copied.
     """
-    from measuring import giga_operations, matrix_product_rate, seconds
+    from measuring import copy_rate, matrix_product_rate, seconds
 
-    limit = matrix_product_rate()
-    times, work = {}, {}
-    for name, function, inputs in stages:
-        _, runs = seconds(lambda: function(*inputs), args.warmup, args.runs)
-        times[name] = statistics.median(runs)
-        work[name] = giga_operations(function.get_concrete_function(*inputs))
-    limit = statistics.median([limit, matrix_product_rate()])  # before and after: it drifts
-    times["total"], work["total"] = sum(times.values()), sum(work.values())
+    # Before and after: they drift.
+    limits = [(matrix_product_rate(), copy_rate())]
+    times = {}
+    for name, stage in stages.items():
+        times[name] = statistics.median(seconds(stage.call, args.warmup, args.runs)[1])
+    limits.append((matrix_product_rate(), copy_rate()))
+    products, copies = map(statistics.mean, zip(*limits))
+    floors = {
+        name: max(stage.giga_operations / products, stage.giga_bytes / copies)
+        for name, stage in stages.items()
+    }
+    work = {name: stage.giga_operations for name, stage in stages.items()}
+    for totals in (times, floors, work):
+        totals["total"] = sum(totals.values())
+    shares = {name: work[name] / times[name] / products for name in times}
     return {
-        "matrix_products_gflop_per_s": round(limit, 1),
+        "matrix_products_gflop_per_s": round(products, 1),
+        "copies_gb_per_s": round(copies, 1),
         "stages_s": {name: round(value, 4) for name, value in times.items()},
+        "stages_floor_s": {name: round(value, 4) for name, value in floors.items()},
         "stages_gflop": {name: round(value, 1) for name, value in work.items()},
-        "share_of_limit": {name: round(work[name] / times[name] / limit, 3) for name in times},
+        "stages_mb": {name: round(1000 * stage.giga_bytes, 1) for name, stage in stages.items()},
+        "share_of_limit": {name: round(value, 3) for name, value in shares.items()},
     }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import resource
 import statistics
 import time
@@ -108,6 +109,24 @@ def matrix_product_rate(side=2048, runs=9):
     matrix = tf.random.normal((side, side))
     _, times = seconds(lambda: tf.matmul(matrix, matrix).numpy(), 2, runs)
     return 2 * side**3 / statistics.median(times) / 1e9
+
+
+def copy_rate(megabytes=512, runs=9):
+    """GB per second, read and written, of TensorFlow's copy of a float32 tensor, the median of a few runs."""
+    import tensorflow as tf
+
+    numbers = tf.zeros(megabytes * 2**18)
+    copy = tf.function(lambda x: -x)  # a copy without arithmetic would be left out
+    _, times = seconds(lambda: copy(numbers), 2, runs)
+    return 2 * megabytes * 2**20 / statistics.median(times) / 1e9
+
+
+def giga_bytes(*nested):
+    """GB of all arrays, tensors and variables in nested lists and dicts."""
+    import tensorflow as tf
+
+    arrays = tf.nest.flatten(nested)
+    return sum(math.prod(x.shape) * tf.as_dtype(x.dtype).size for x in arrays) / 1e9
 
 
 def giga_operations(function):

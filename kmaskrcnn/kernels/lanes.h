@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #endif
 
-#include "roi_align_cpu.h"
+#include "numbers.h"
 
 namespace kmaskrcnn {
 

@@ -1,7 +1,8 @@
-// The threads and the memory that an operation on the CPU takes from TensorFlow.
+// The threads, the memory and the numbers that an operation on the CPU takes from TensorFlow.
 #ifndef KMASKRCNN_OP_RESOURCES_H_
 #define KMASKRCNN_OP_RESOURCES_H_
 
+#include "numbers.h"
 #include "parallel.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/util/work_sharder.h"
@@ -10,6 +11,12 @@
 #endif
 
 namespace kmaskrcnn {
+
+// What the kernels, which know nothing of TensorFlow, call its formats.
+template <class T> struct Own;
+template <> struct Own<float> { using type = float; };
+template <> struct Own<Eigen::bfloat16> { using type = bfloat16; };
+template <> struct Own<Eigen::half> { using type = float16; };
 
 // Tens of megabytes of fresh memory: the system clears and maps 2 MB at a time instead of 4 KB.
 inline void ask_for_huge_pages(const tensorflow::Tensor& tensor) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "numbers.h"
 #include "parallel.h"
 #include "roi_align_geometry.h"
 
@@ -25,9 +26,6 @@ struct Regions {
   const int32_t* levels;  // (N,) 0 ... L - 1
   int count;              // N
 };
-
-struct bfloat16 { uint16_t bits; };
-struct float16 { uint16_t bits; };
 
 // pooled (N, P, P, C)
 template <class T>

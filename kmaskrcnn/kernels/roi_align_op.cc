@@ -60,11 +60,6 @@ REGISTER_OP("KmaskrcnnRoiAlignGrad")
 
 // -- kernels ----------------------------------------------------------------------------------------------------------
 
-template <class T> struct Own;
-template <> struct Own<float> { using type = float; };
-template <> struct Own<Eigen::bfloat16> { using type = bfloat16; };
-template <> struct Own<Eigen::half> { using type = float16; };
-
 absl::Status check_indices(const Regions& regions, int64_t images, int64_t levels) {
   for (int r = 0; r < regions.count; ++r) {
     if (regions.images[r] < 0 || regions.images[r] >= images) {

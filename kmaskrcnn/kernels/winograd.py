@@ -7,8 +7,10 @@ convolved  (B, H, W, F)   stride 1, a rim of zeros around the maps
 
 from kmaskrcnn.kernels.library import load_library, once
 
-DTYPES = ("float32",)
 CHANNEL_STEP = 16  # C and F are multiples of it
+# The most numbers of C * F with which it pays: a kernel is transformed in float32 at each call, and beside what processors
+# with instructions for bfloat16 need for 512 x 512 of them directly, that is too long.
+MOST_CHANNELS = {"float32": None, "float16": None, "bfloat16": 256 * 256}
 
 
 def is_available() -> bool:
@@ -25,20 +27,28 @@ def takes(kernel_shape) -> bool:
     return sides == [3, 3] and numbers
 
 
+def pays(kernel_shape, dtype) -> bool:
+    """Whether the operation takes kernels of this shape, and maps of this dtype faster than their definition would."""
+    if dtype not in MOST_CHANNELS or not takes(kernel_shape):
+        return False
+    most, channels, filters = MOST_CHANNELS[dtype], *kernel_shape[2:]
+    return most is None or channels * filters <= most
+
+
 def winograd(maps, kernel, bias=None, relu=False):
     """Convolve by Winograd's algorithm: 36 products for 16 outputs, where their definition has 144.
 
-    The result differs from the definition's by rounding, some 1.5e-6 of the outputs' size. Gradients flow to all three
-    inputs and are the same at every run.
+    The result differs from the definition's by rounding, some 1.5e-6 of the outputs' size, before it is rounded to the
+    maps' dtype. Gradients flow to all three inputs and are the same at every run.
 
     Args:
-        maps: `(B, H, W, C)` float32.
+        maps: `(B, H, W, C)` float32, bfloat16 or float16; arithmetic is in float32.
         kernel: `(3, 3, C, F)` float32; C and F are multiples of 16.
         bias: `(F,)` float32, to be added.
         relu: whether negative numbers become 0.
 
     Returns:
-        `(B, H, W, F)` float32.
+        `(B, H, W, F)` in the maps' dtype.
 
     Raises:
         RuntimeError: the library was not built.
@@ -76,7 +86,7 @@ def _register_gradients():
         return [
             winograd(upstream, _turned(kernel)),
             load_library().kmaskrcnn_winograd_kernel_grad(maps, upstream),
-            tf.reduce_sum(upstream, (0, 1, 2)),
+            tf.reduce_sum(tf.cast(upstream, tf.float32), (0, 1, 2)),
         ]
 
     @tf.RegisterGradient("KmaskrcnnWinogradKernelGrad")

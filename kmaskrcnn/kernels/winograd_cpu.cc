@@ -87,10 +87,10 @@ struct Square {
 };
 
 // Reads a square of `maps` (..., C), zero outside, and writes its 36 values `stride` numbers apart.
-template <class Transform>
-void transform_square(const Square& square, const float* maps, int64_t channels, float* to, int64_t stride) {
+template <class Transform, class T>
+void transform_square(const Square& square, const T* maps, int64_t channels, float* to, int64_t stride) {
   constexpr int kSide = Transform::kFrom;
-  const float* cells[kSide * kSide];
+  const T* cells[kSide * kSide];
   for (int i = 0; i < kSide * kSide; ++i) {
     const bool inside = square.has(i / kSide, i % kSide);
     cells[i] = inside ? maps + square.cell(i / kSide, i % kSide) * channels : nullptr;
@@ -104,8 +104,9 @@ void transform_square(const Square& square, const float* maps, int64_t channels,
 }
 
 // Reads 36 values `stride` numbers apart and writes what lies inside of a tile of the output.
+template <class T>
 void write_tile(const Square& square, const float* products, int64_t stride, const float* bias, bool relu,
-                int64_t filters, float* output) {
+                int64_t filters, T* output) {
   const Lanes least = all(relu ? 0.0f : -1.0f / 0.0f);
   for (int64_t f = 0; f < filters; f += kLanes) {
     Lanes points[kPoints], tile[kTile * kTile];
@@ -172,7 +173,8 @@ struct Block {
   int64_t size() const { return patches.size() + products.size(); }
 };
 
-void read_block(const Convolution& of, const Tiles& tiles, int64_t first, int64_t count, const float* input,
+template <class T>
+void read_block(const Convolution& of, const Tiles& tiles, int64_t first, int64_t count, const T* input,
                 const Table& table, float* patches) {
   for (int64_t t = 0; t < count; ++t) {
     const Square square(of, tiles, first + t, 1);
@@ -221,8 +223,9 @@ void transform_kernel(const Convolution& of, const float* kernel, float* transfo
   });
 }
 
-void winograd_forward(const Convolution& of, const float* input, const float* transformed, const float* bias, bool relu,
-                      int threads, float* scratch, float* output, const Parallel& parallel) {
+template <class T>
+void winograd_forward(const Convolution& of, const T* input, const float* transformed, const float* bias, bool relu,
+                      int threads, float* scratch, T* output, const Parallel& parallel) {
   const Tiles tiles(of);
   const Block block(of, threads);
   const Table patches_of = block.patches, products_of = block.products;
@@ -294,7 +297,8 @@ void write_taps(const Convolution& of, const Table& table, int64_t c, const floa
 
 int64_t kernel_gradient_scratch_size(const Convolution& of) { return GradientBlock(of).size(); }
 
-void winograd_kernel_gradient(const Convolution& of, const float* input, const float* output_gradient, float* scratch,
+template <class T>
+void winograd_kernel_gradient(const Convolution& of, const T* input, const T* output_gradient, float* scratch,
                               float* kernel_gradient, const Parallel& parallel) {
   const Tiles tiles(of);
   const GradientBlock block(of);
@@ -317,5 +321,14 @@ void winograd_kernel_gradient(const Convolution& of, const float* input, const f
   if (!tiles.count) std::fill_n(sums, block.sums.size(), 0.0f);
   share_out(of.channels, parallel, [&](int64_t c) { write_taps(of, block.sums, c, sums, kernel_gradient); });
 }
+
+#define KMASKRCNN_INSTANTIATE(T)                                                                                  \
+  template void winograd_forward<T>(const Convolution&, const T*, const float*, const float*, bool, int, float*, \
+                                    T*, const Parallel&);                                                        \
+  template void winograd_kernel_gradient<T>(const Convolution&, const T*, const T*, float*, float*, const Parallel&);
+KMASKRCNN_INSTANTIATE(float)
+KMASKRCNN_INSTANTIATE(bfloat16)
+KMASKRCNN_INSTANTIATE(float16)
+#undef KMASKRCNN_INSTANTIATE
 
 }  // namespace kmaskrcnn

@@ -1,11 +1,13 @@
 // 3x3 convolution of stride 1 with a rim of zeros, by Winograd's algorithm, on CPUs, without TensorFlow's headers.
 //
-// Channels and filters are multiples of kChannelStep. Numbers are float32; memory starts at a multiple of 64 bytes.
+// Channels and filters are multiples of kChannelStep. Maps are float, bfloat16 or float16; kernels, biases and all that
+// is added up are float. Memory starts at a multiple of 64 bytes.
 #ifndef KMASKRCNN_WINOGRAD_CPU_H_
 #define KMASKRCNN_WINOGRAD_CPU_H_
 
 #include <cstdint>
 
+#include "numbers.h"
 #include "parallel.h"
 
 namespace kmaskrcnn {
@@ -26,11 +28,13 @@ int64_t kernel_gradient_scratch_size(const Convolution& of);
 void transform_kernel(const Convolution& of, const float* kernel, float* transformed, const Parallel& parallel);
 
 // output = input * kernel + bias (F,), without what is negative if `relu`.
-void winograd_forward(const Convolution& of, const float* input, const float* transformed, const float* bias, bool relu,
-                      int threads, float* scratch, float* output, const Parallel& parallel);
+template <class T>
+void winograd_forward(const Convolution& of, const T* input, const float* transformed, const float* bias, bool relu,
+                      int threads, float* scratch, T* output, const Parallel& parallel);
 
 // kernel_gradient (3, 3, C, F) from the input and the gradient of the output; the same at every run.
-void winograd_kernel_gradient(const Convolution& of, const float* input, const float* output_gradient, float* scratch,
+template <class T>
+void winograd_kernel_gradient(const Convolution& of, const T* input, const T* output_gradient, float* scratch,
                               float* kernel_gradient, const Parallel& parallel);
 
 }  // namespace kmaskrcnn

@@ -20,10 +20,11 @@ using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
 REGISTER_OP("KmaskrcnnWinograd")
-    .Input("maps: float")        // (B, H, W, C)
-    .Input("kernel: float")      // (3, 3, C, F)
-    .Input("bias: float")        // (F,)
-    .Output("convolved: float")  // (B, H, W, F)
+    .Input("maps: T")        // (B, H, W, C)
+    .Input("kernel: float")  // (3, 3, C, F)
+    .Input("bias: float")    // (F,)
+    .Output("convolved: T")  // (B, H, W, F)
+    .Attr("T: {float, bfloat16, half}")
     .Attr("relu: bool")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle maps, kernel;
@@ -35,9 +36,10 @@ REGISTER_OP("KmaskrcnnWinograd")
     });
 
 REGISTER_OP("KmaskrcnnWinogradKernelGrad")
-    .Input("maps: float")                // (B, H, W, C)
-    .Input("convolved_gradient: float")  // (B, H, W, F)
-    .Output("kernel_gradient: float")    // (3, 3, C, F)
+    .Input("maps: T")                  // (B, H, W, C)
+    .Input("convolved_gradient: T")    // (B, H, W, F)
+    .Output("kernel_gradient: float")  // (3, 3, C, F)
+    .Attr("T: {float, bfloat16, half}")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle maps, gradient;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &maps));
@@ -64,6 +66,11 @@ absl::Status read_maps(OpKernelContext* c, Convolution* to) {
 
 const float* numbers_of(const Tensor& tensor) { return tensor.flat<float>().data(); }
 
+template <class T>
+const typename Own<T>::type* maps_of(const Tensor& tensor) {
+  return reinterpret_cast<const typename Own<T>::type*>(tensor.flat<T>().data());
+}
+
 absl::Status allocate(OpKernelContext* c, int64_t size, Tensor* tensor, float** numbers) {
   TF_RETURN_IF_ERROR(c->allocate_temp(DT_FLOAT, {size}, tensor));
   ask_for_huge_pages(*tensor);
@@ -71,6 +78,7 @@ absl::Status allocate(OpKernelContext* c, int64_t size, Tensor* tensor, float** 
   return absl::OkStatus();
 }
 
+template <class T>
 class WinogradOp : public OpKernel {
  public:
   explicit WinogradOp(OpKernelConstruction* c) : OpKernel(c) { OP_REQUIRES_OK(c, c->GetAttr("relu", &relu_)); }
@@ -91,14 +99,15 @@ class WinogradOp : public OpKernel {
     OP_REQUIRES_OK(c, allocate(c, transformed_kernel_size(of), &transformed, &points));
     OP_REQUIRES_OK(c, allocate(c, forward_scratch_size(of, threads), &scratch, &own));
     transform_kernel(of, numbers_of(kernel), points, threads_of(c));
-    winograd_forward(of, numbers_of(c->input(0)), points, numbers_of(bias), relu_, threads, own,
-                     convolved->flat<float>().data(), threads_of(c));
+    auto* output = reinterpret_cast<typename Own<T>::type*>(convolved->flat<T>().data());
+    winograd_forward(of, maps_of<T>(c->input(0)), points, numbers_of(bias), relu_, threads, own, output, threads_of(c));
   }
 
  private:
   bool relu_;
 };
 
+template <class T>
 class WinogradKernelGradOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -113,13 +122,20 @@ class WinogradKernelGradOp : public OpKernel {
     float* own;
     OP_REQUIRES_OK(c, c->allocate_output(0, {3, 3, of.channels, of.filters}, &gradient));
     OP_REQUIRES_OK(c, allocate(c, kernel_gradient_scratch_size(of), &scratch, &own));
-    winograd_kernel_gradient(of, numbers_of(c->input(0)), numbers_of(upstream), own, gradient->flat<float>().data(),
+    winograd_kernel_gradient(of, maps_of<T>(c->input(0)), maps_of<T>(upstream), own, gradient->flat<float>().data(),
                              threads_of(c));
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("KmaskrcnnWinograd").Device(tensorflow::DEVICE_CPU), WinogradOp);
-REGISTER_KERNEL_BUILDER(Name("KmaskrcnnWinogradKernelGrad").Device(tensorflow::DEVICE_CPU), WinogradKernelGradOp);
+#define KMASKRCNN_REGISTER(T)                                                                                        \
+  REGISTER_KERNEL_BUILDER(Name("KmaskrcnnWinograd").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),           \
+                          WinogradOp<T>);                                                                            \
+  REGISTER_KERNEL_BUILDER(Name("KmaskrcnnWinogradKernelGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+                          WinogradKernelGradOp<T>);
+KMASKRCNN_REGISTER(float)
+KMASKRCNN_REGISTER(Eigen::bfloat16)
+KMASKRCNN_REGISTER(Eigen::half)
+#undef KMASKRCNN_REGISTER
 
 }  // namespace
 }  // namespace kmaskrcnn

@@ -109,8 +109,8 @@ class ConvNorm(keras.layers.Layer):
         groups: input and output channels fall into so many independent groups (ResNeXt).
         kernel_initializer: by default He normal on the fan-out, as in torchvision's ResNet.
         implementation: `"direct"`, or `"auto"`: by Winograd's algorithm where it was built (`docs/kernels.md`) and
-            pays: float32 on CPUs, k = 3, strides, dilation_rate and groups 1, C and F multiples of 16. A model sets
-            it for all of its layers.
+            pays: on CPUs, k = 3, strides, dilation_rate and groups 1, C and F as `kernels.winograd.pays` says. A
+            model sets it for all of its layers.
         **kwargs: `name`, `dtype`, `trainable`.
 
     Call arguments:
@@ -197,17 +197,16 @@ class ConvNorm(keras.layers.Layer):
             scale, norm_shift = scale_and_shift(self.norm_layer)
             kernel = kernel * scale
             shift = norm_shift if shift is None else shift * scale + norm_shift
-        kernel = ops.cast(kernel, self.compute_dtype)
-        shift = None if shift is None else ops.cast(shift, self.compute_dtype)
         if self._uses_winograd(kernel):
             ends_here = self.norm_layer is None or folded
             relu = ends_here and self.activation == "relu"
-            outputs = winograd.winograd(inputs, kernel, shift, relu)
+            outputs = winograd.winograd(inputs, kernel, shift, relu)  # rounds its outputs alone
             if relu:
                 return outputs
         else:
-            outputs = self._convolve(inputs, kernel)
-            outputs = outputs if shift is None else add_bias(outputs, shift)
+            outputs = self._convolve(inputs, ops.cast(kernel, self.compute_dtype))
+            if shift is not None:
+                outputs = add_bias(outputs, ops.cast(shift, self.compute_dtype))
         if self.norm_layer is not None and not folded:
             outputs = self._normalise(outputs, training)
         return self._activate(outputs)
@@ -216,8 +215,8 @@ class ConvNorm(keras.layers.Layer):
         if self.implementation == "direct" or not uses_tensorflow():
             return False
         plain = self.strides == self.dilation_rate == self.groups == 1
-        known = self.compute_dtype in winograd.DTYPES and winograd.takes(kernel.shape)
-        return plain and known and winograd.is_available()
+        pays = winograd.pays(kernel.shape, self.compute_dtype)
+        return plain and pays and winograd.is_available()
 
     def _is_fixed(self, training):
         is_batch_norm = isinstance(self.norm_layer, keras.layers.BatchNormalization)
