@@ -8,20 +8,32 @@
 Every run is a process of its own, so that memory and start-up are its own. torchvision's script writes weights and
 pictures first, and ours takes the same ones. Against torchvision a prediction includes masks pasted into the picture;
 the TF Model Garden's ends, as ours does then, with masks in their boxes' frames, and both take pictures of the next
-multiples of 64, which its pyramid wants. 1000 proposals, 100 detections.
+multiples of 64, which its pyramid wants. 1000 proposals, 100 detections. Not the same: torchvision's calls begin with a
+resize that changes nothing, and the Model Garden has made its RPN's targets before the step; it trains all layers, with
+batch norms that learn, which ours does with `--train-all`.
+
+Ours runs as its commands do, with `keep_freed_memory`. `--tune-peer` gives the peer the same settings of the C library.
 The peers' scripts stand in `../shared/peers`; `--peer-scripts` says where else.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# What kmaskrcnn.allocation.keep_freed_memory sets, for programs that do not call it.
+MALLOC = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
 CASES = ("infer-1x800x1216", "infer-2x512x512", "train-2x512x512", "train-1x800x1216")
 
 
@@ -36,6 +48,10 @@ def parse():
     parser.add_argument("--compiled", action="store_true", help="torchvision compiled as a whole")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 on our side")
     parser.add_argument("--peer-bf16", action="store_true", help="bfloat16 on the peer's side")
+    parser.add_argument("--train-all", action="store_true", help="freeze nothing on our side")
+    parser.add_argument(
+        "--tune-peer", action="store_true", help="let the peer keep freed memory, as ours does"
+    )
     parser.add_argument(
         "--pairs", type=int, default=5, help="how often both run (at least 5 count)"
     )
@@ -47,9 +63,11 @@ def parse():
     parser.add_argument("--plot", type=Path, help="draw the pairs into this PNG")
     args = parser.parse_args()
     if args.warmup is None:
-        args.warmup = 4 if args.compiled else 2  # torch compiles again in the second and third
+        args.warmup = 4 if args.compiled else 2  # torch compiles again in the second
     if args.peer == "model_garden" and (args.compiled or args.peer_bf16):
         parser.error("--compiled, --peer-bf16: the TF Model Garden's script has neither")
+    if args.train_all and args.case.startswith("infer"):
+        parser.error("--train-all: a prediction trains nothing")
     if args.compiled and args.case.startswith("train"):
         parser.error("--compiled: torchvision's script compiles predictions alone")
     return args
@@ -71,6 +89,7 @@ def our_command(args, dumped):
     calls = ["--warmup", args.warmup, "--runs", args.runs]
     command = [sys.executable, HERE / script, "--case", shape, *calls]
     command += ["--bf16"] * args.bf16
+    command += ["--train-all"] * args.train_all
     if dumped:
         command += ["--weights", f"{dumped}.weights.npz", "--images", f"{dumped}.images.npz"]
     if args.peer == "torchvision" and kind == "infer":
@@ -85,26 +104,44 @@ def peer_command(args, dump=None):
         batch, height, width = shape.split("x")
         sizes = ["--batch", batch, "--height", height, "--width", width]
         script = [args.peer_scripts / "bench_mg.py", "--mode", kind, "--head", "2fc", *sizes]
-        calls = ["--warmup", args.warmup, "--iters", args.runs]
+        # With fewer than 4 it would not leave out the calls that others disturbed.
+        calls = ["--warmup", args.warmup, "--iters", max(4, args.runs)]
         return [args.peer_python, *script, *calls, "--out", "/dev/null"]
     if dump:
         writes = ["--case", shape, "--dump", dump, "--warmup", 0, "--runs", 1]
         return [args.peer_python, args.peer_scripts / "bench_infer.py", *writes]
     script = "bench_infer.py" if kind == "infer" else "bench_train.py"
     command = [args.peer_python, args.peer_scripts / script, "--case", shape]
-    command += ["--warmup", args.warmup, "--runs", args.runs]
+    # Ours, and the Model Garden's, have a first call before the warm-up.
+    command += ["--warmup", args.warmup + 1, "--runs", args.runs]
     command += ["--threads", len(os.sched_getaffinity(0))]
     command += ["--bf16"] * args.peer_bf16
     return command + ["--variant", "compile_whole"] * args.compiled
 
 
-def run(command, folder):
-    """One process; the JSON of its last line."""
-    done = subprocess.run([str(x) for x in command], capture_output=True, text=True, cwd=folder)
+def run(command, folder, **variables):
+    """One process; the JSON of its last line, with the share of the machine that others took meanwhile."""
+    before, start = cpu_seconds(), time.perf_counter()
+    done = subprocess.run(
+        [str(x) for x in command],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **variables},
+    )
+    passed, after = time.perf_counter() - start, cpu_seconds()
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         raise RuntimeError(f"{' '.join(map(str, command))} failed:\n{done.stderr[-3000:]}")
-    return json.loads(lines[-1])
+    all_of_it, own = (b - a for a, b in zip(before, after))
+    return {**json.loads(lines[-1]), "others": round((all_of_it - own) / passed, 2)}
+
+
+def cpu_seconds():
+    """Of the whole machine so far, and of the children of this process."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK"), own.ru_utime + own.ru_stime
 
 
 def compare(args):
@@ -116,12 +153,14 @@ def compare(args):
             run(peer_command(args, dumped), folder)
         for pair in range(args.pairs):
             ours.append(run(our_command(args, dumped), folder))
-            theirs.append(run(peer_command(args), folder))
+            theirs.append(run(peer_command(args), folder, **(MALLOC if args.tune_peer else {})))
             seconds = ours[-1]["median_s"], theirs[-1]["median_s"]
             print(f"pair {pair + 1}: ours {seconds[0]} s, {args.peer} {seconds[1]} s", flush=True)
     ratios = [a["median_s"] / b["median_s"] for a, b in zip(ours, theirs)]
     return {
         "peer": args.peer + ", compiled" * args.compiled,
+        "tuned_peer": args.tune_peer,
+        "train_all": args.train_all,
         "case": args.case,
         "shape": kind_and_shape(args)[1],
         "bf16": args.bf16,
@@ -140,9 +179,14 @@ def compare(args):
         "ours_import_s": statistics.median(record["import_s"] for record in ours),
         # How much there was to do: masks of a prediction, regions of the mask head in a step.
         "ours_detections": [record.get("detections") for record in ours],
+        "peer_detections": [
+            record.get("detections", record.get("num_detections")) for record in theirs
+        ],
         "ours_mask_regions": [record.get("mask_regions") for record in ours],
         "peer_mask_regions": [record.get("mask_rois") for record in theirs],
-        "others_busy": [record.get("others_busy", record.get("other_cpus")) for record in theirs],
+        "ours_kernels": ours[-1]["kernels"],
+        # Processors that others kept busy: a pair with more than some hundredths says little.
+        "others_busy": [[a["others"], b["others"]] for a, b in zip(ours, theirs)],
     }
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py --case 1x800x1216
     python benchmarks/inference.py --case 2x512x512 --bf16 --paste
-    python benchmarks/inference.py --stages          # each stage beside what the machine needs at least
+    python benchmarks/inference.py --stages          # each stage beside what the machine needs for it
 
 1000 proposals, 100 detections, torchvision's thresholds. `--weights` and `--images` take what a peer's script wrote, so
 that both see the same network and pictures. Batch norms are folded as they are on export. One JSON line.
@@ -89,7 +89,7 @@ def make_prediction(model, args, images):
 
 
 class Stage(NamedTuple):
-    """A part of a prediction: what it computes, and the least that it must compute and move."""
+    """A part of a prediction, and how much there is to compute and to move."""
 
     call: Callable
     giga_operations: float
@@ -140,19 +140,20 @@ def stages_of(model, images):
 
 
 def time_stages(stages, args):
-    """Each stage's seconds, and beside them the least that the machine needs for its arithmetic or for its bytes.
+    """Each stage's seconds, and beside them what the machine needs for its arithmetic, or for its bytes if more.
 
-    The arithmetic is counted by definition, so that a stage whose algorithm needs less of it may pass 1; the bytes as
-    if each were moved once, as fast as memory is copied.
+    The arithmetic is counted by definition, so that a stage whose algorithm needs less of it takes less; the bytes as
+    if all inputs were moved once, as fast as memory is copied: regions leave parts of the maps unread.
     """
     from measuring import copy_rate, matrix_product_rate, seconds
 
     # Before and after: they drift.
-    limits = [(matrix_product_rate(), copy_rate())]
+    dtype = "bfloat16" if args.bf16 else "float32"
+    limits = [(matrix_product_rate(dtype), copy_rate())]
     times = {}
     for name, stage in stages.items():
         times[name] = statistics.median(seconds(stage.call, args.warmup, args.runs)[1])
-    limits.append((matrix_product_rate(), copy_rate()))
+    limits.append((matrix_product_rate(dtype), copy_rate()))
     products, copies = map(statistics.mean, zip(*limits))
     floors = {
         name: max(stage.giga_operations / products, stage.giga_bytes / copies)
@@ -175,7 +176,16 @@ def time_stages(stages, args):
 
 def main():
     args = parse()
-    from measuring import emit, parse_case, peak_memory_mb, pictures, seconds, stopwatch, summary
+    from measuring import (
+        emit,
+        parse_case,
+        peak_memory_mb,
+        pictures,
+        seconds,
+        stopwatch,
+        summary,
+        uses_kernels,
+    )
 
     from kmaskrcnn.allocation import keep_freed_memory
 
@@ -183,6 +193,7 @@ def main():
     if args.threads:
         set_threads(*args.threads)
     record = {"bench": "inference", "case": args.case, "bf16": args.bf16, "paste": args.paste}
+    record["kernels"] = uses_kernels()
     record["import_s"] = round(time.perf_counter() - START, 2)
     images = pictures(parse_case(args.case), args.images)
     with stopwatch(record, "build_s"):
@@ -194,7 +205,7 @@ def main():
         first, times = seconds(predict, args.warmup, args.runs)
         record.update(first_call_s=round(first, 2), **summary(times))
         record["detections"] = predict()["num_detections"].tolist()
-    record["peak_mb"] = peak_memory_mb()
+        record["peak_mb"] = peak_memory_mb()
     emit(record, args.json)
 
 

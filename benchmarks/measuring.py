@@ -102,16 +102,16 @@ def seconds(call, warmup, runs):
     return times[0], times[1 + warmup :]
 
 
-def matrix_product_rate(side=2048, runs=9):
-    """GFLOP per second of TensorFlow's product of two float32 matrices, the median of a few runs."""
+def matrix_product_rate(dtype="float32", side=2048, runs=9):
+    """GFLOP per second of TensorFlow's product of two matrices, the median of a few runs."""
     import tensorflow as tf
 
-    matrix = tf.random.normal((side, side))
-    _, times = seconds(lambda: tf.matmul(matrix, matrix).numpy(), 2, runs)
+    matrix = tf.cast(tf.random.normal((side, side)), dtype)
+    _, times = seconds(lambda: tf.matmul(matrix, matrix), 2, runs)
     return 2 * side**3 / statistics.median(times) / 1e9
 
 
-def copy_rate(megabytes=512, runs=9):
+def copy_rate(megabytes=256, runs=9):
     """GB per second, read and written, of TensorFlow's copy of a float32 tensor, the median of a few runs."""
     import tensorflow as tf
 
@@ -147,6 +147,13 @@ def _operations(op):
     else:
         return 0
     return 2 * op.outputs[0].shape.num_elements() * products
+
+
+def uses_kernels():
+    """Whether the kernels of `kmaskrcnn build-kernels` are there."""
+    from kmaskrcnn.kernels.library import load_library
+
+    return load_library() is not None
 
 
 @contextlib.contextmanager

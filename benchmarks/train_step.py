@@ -3,7 +3,8 @@
     python benchmarks/train_step.py --case 2x512x512
     python benchmarks/train_step.py --case 1x800x1216 --bf16
 
-Stem and C2 frozen, batch norms frozen, 512 regions a picture, five objects each. One JSON line.
+Stem and C2 frozen, batch norms frozen, 512 regions a picture, five objects each; with `--train-all` nothing is frozen,
+and trunk, pyramid and mask head have batch norms that learn, as the TF Model Garden trains. One JSON line.
 """
 
 import argparse
@@ -21,6 +22,7 @@ def parse():
     parser.add_argument("--images", help=".npz of the pictures; default: noise")
     parser.add_argument("--objects", type=int, default=5, help="of each picture")
     parser.add_argument("--bf16", action="store_true", help="mixed precision with bfloat16")
+    parser.add_argument("--train-all", action="store_true", help="nothing is frozen")
     parser.add_argument("--jit", action="store_true", help="compile with XLA (portable layers)")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
@@ -50,8 +52,10 @@ def make_step(args, images, truth):
     from kmaskrcnn.layers.backbones import freeze_backbone
 
     dtype = "mixed_bfloat16" if args.bf16 else "float32"
-    model = load_model(args.weights, dtype, portable=args.jit)
-    freeze_backbone(model.backbone, 3)
+    norms = ("norm", "fpn_norm", "head_norm") if args.train_all else ()
+    changes = dict.fromkeys(norms, "batch_norm")
+    model = load_model(args.weights, dtype, portable=args.jit, **changes)
+    freeze_backbone(model.backbone, 5 if args.train_all else 3)
     # The rate is tiny, so that random weights stay finite; what a step costs does not depend on it.
     optimizer = keras.optimizers.SGD(1e-5, momentum=0.9, weight_decay=1e-4)
     model.compile(optimizer=optimizer, jit_compile=args.jit)
@@ -72,12 +76,22 @@ def step_of(model, images, truth):
 def main():
     args = parse()
     import numpy as np
-    from measuring import ellipses, emit, parse_case, peak_memory_mb, pictures, seconds, summary
+    from measuring import (
+        ellipses,
+        emit,
+        parse_case,
+        peak_memory_mb,
+        pictures,
+        seconds,
+        summary,
+        uses_kernels,
+    )
 
     from kmaskrcnn.allocation import keep_freed_memory
 
     keep_freed_memory(one_heap=True)  # as the commands that train
     record = {"bench": "train_step", "case": args.case, "bf16": args.bf16}
+    record["kernels"], record["train_all"] = uses_kernels(), args.train_all
     record["import_s"] = round(time.perf_counter() - START, 2)
     case = parse_case(args.case)
     images, truth = pictures(case, args.images), ellipses(case, args.objects)

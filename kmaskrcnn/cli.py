@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   kmaskrcnn serve served/nuclei --port 8501
   kmaskrcnn app runs/nuclei/model.keras
 """
+KERAS_MODEL_HELP = "a .keras file, or a preset"
 MODEL_HELP = "a .keras or .onnx file, a SavedModel's folder, or a preset"
 EXPORT_OPTIONS = {  # which formats take them
     "image_size": ("onnx", "litert"),
@@ -49,7 +50,7 @@ class UsageError(ValueError):
 
 
 def main(arguments=None) -> int:
-    """Run one command; 0 if it went well, 1 after an error that stderr names in one line."""
+    """Run one command; 0 if it went well, 1 after an error that stderr names, in one line but for several faults."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -58,12 +59,14 @@ def main(arguments=None) -> int:
         options.run(options)
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # every error becomes one clear line, whatever raised it
+    except Exception as error:  # every error becomes clear words, whatever raised it
         if options.debug:
             raise
         # TensorFlow appends the traceback of what failed inside its graph.
         text = str(error).partition("Traceback (most recent call last)")[0]
-        text = " ".join(text.split()) or type(error).__name__
+        if len(getattr(error, "faults", ())) < 2:  # several faults keep a line each
+            text = " ".join(text.split())
+        text = text.strip() or type(error).__name__
         sys.stderr.write(f"kmaskrcnn {options.command}: error: {text}\n")
         return 1
     return 0
@@ -96,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_training_commands(command)
 
     evaluate = command(run_evaluate, "AP of a model, or of results in COCO's format")
-    evaluate.add_argument("model", nargs="?", metavar="MODEL.keras")
+    evaluate.add_argument("model", nargs="?", metavar="MODEL", help=KERAS_MODEL_HELP)
     evaluate.add_argument("--data", nargs=2, metavar=("JSON", "IMAGES"))
     add_format(evaluate)
     evaluate.add_argument("--batch-size", type=int, default=1)
@@ -115,7 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--min-score", type=float, default=0.5, help="draw from this score on")
 
     export = command(run_export, "write a model for a server or a device")
-    export.add_argument("model", metavar="MODEL.keras")
+    export.add_argument("model", metavar="MODEL", help=KERAS_MODEL_HELP)
     export.add_argument("output", metavar="OUTPUT")
     export.add_argument(
         "--format", choices=("saved_model", "onnx", "litert"), default="saved_model"
@@ -143,7 +146,9 @@ def make_parser() -> argparse.ArgumentParser:
     app.add_argument("--host", default="127.0.0.1", help="by default, this machine alone")
     app.add_argument("--port", type=int, default=7860)
 
-    convert = command(run_convert, "bring weights of torchvision, Detectron2 or Keras into a model")
+    convert = command(
+        run_convert, "bring weights of torchvision, Detectron2, matterport or Keras into a model"
+    )
     convert.add_argument("source", metavar="SOURCE_FILE", help="a file, or the name of a preset")
     convert.add_argument("output", metavar="OUTPUT", help="a .keras file, or a folder")
     convert.add_argument("--architecture", metavar="NAME", help="by default the file tells")

@@ -77,7 +77,7 @@ def _imbalance(records):
     if highest >= IMBALANCE * lowest:
         yield (
             f"classes are out of balance: {most} has {highest} objects, {least} {lowest}, "
-            f"{highest / lowest:.0f} times as few; a few more pictures of it help most"
+            f"{highest / lowest:.0f} times fewer: more pictures of {least} help most"
         )
 
 

@@ -98,7 +98,7 @@ class DatasetReport:
             f"  width / height   {self.object_aspect_ratios}",
             f"classes            {len(self.objects_per_class)}",
             *self._class_lines(),
-            f"to mind            {len(self.advice)}",
+            f"warnings           {len(self.advice)}",
             *(f"  {sentence}" for sentence in self.advice),
             f"faults             {len(self.faults)}",
             *(f"  {kind}: {count}" for kind, count in _kinds(self.faults).most_common()),

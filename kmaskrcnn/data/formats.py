@@ -122,7 +122,7 @@ def detect_format(source):
     source = Path(source)
     found = _format_of_folder(source) if source.is_dir() else _format_of_file(source)
     if found is None:
-        message = f"no format can be told from the folder; name one of {FORMATS[1:]}"
+        message = f"no format can be told from the folder; name one: {', '.join(FORMATS[1:])}"
         raise DatasetError([Fault("unknown format", message, str(source))])
     return found
 

@@ -36,7 +36,7 @@ def read_coco_json(json_path):
         except Rejected as rejected:
             faults.append(Fault("malformed json", str(rejected), str(json_path)))
     if faults:
-        raise DatasetError(faults)
+        raise DatasetError(faults, "`kmaskrcnn convert-data` makes a COCO json of other formats.")
     return document
 
 

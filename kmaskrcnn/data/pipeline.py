@@ -19,6 +19,14 @@ from kmaskrcnn.data.loading import AugmentedLoader, BatchLoader
 from kmaskrcnn.geometry.resizing import padded_length, resize_shape
 
 INPUTS = ("images", "image_sizes")
+WITHOUT_MASKS = (
+    "To train on boxes alone: with_masks=False, and with_mask=False in the model "
+    "(recipe: model.with_mask: false)."
+)
+WITHOUT_KEYPOINTS = (
+    "To train without keypoints: with_keypoints=False here and in the model "
+    "(recipe: model.with_keypoints: false)."
+)
 
 
 def make_dataset(
@@ -165,7 +173,7 @@ def _check_segmentations(records):
         if instance.segmentation is None
     ]
     if faults:
-        raise DatasetError(faults, "Pass with_masks=False to train on boxes alone.")
+        raise DatasetError(faults, WITHOUT_MASKS)
 
 
 def _checked_num_keypoints(records):
@@ -187,7 +195,7 @@ def _checked_num_keypoints(records):
         if instance.keypoints is not None and len(instance.keypoints) != count
     ]
     if faults:
-        raise DatasetError(faults, "Pass with_keypoints=False to train without them.")
+        raise DatasetError(faults, WITHOUT_KEYPOINTS)
     return count
 
 

@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 NOT_IN_JSON = -1  # the category id of a class that a model knows and a json does not
 PICTURE_CHECKS = {True: check_header, "header": check_header, "decode": read_picture}
-SKIP_HINT = "Pass on_error='skip' to leave these items out and keep all others."
+SKIP_HINT = (
+    "To leave these items out and keep all others: on_error='skip' "
+    "(commands: --on-error skip, those that train: --set data.on_error=skip)."
+)
 
 
 @dataclass(frozen=True)

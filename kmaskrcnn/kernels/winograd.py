@@ -8,8 +8,8 @@ convolved  (B, H, W, F)   stride 1, a rim of zeros around the maps
 from kmaskrcnn.kernels.library import load_library, once
 
 CHANNEL_STEP = 16  # C and F are multiples of it
-# The most numbers of C * F with which it pays: a kernel is transformed in float32 at each call, and beside what processors
-# with instructions for bfloat16 need for 512 x 512 of them directly, that is too long.
+# The greatest C * F with which it pays. A kernel is transformed in float32 at each call; where a processor has
+# instructions for bfloat16, the definition with 512 x 512 of them takes less than that (measured, docs/kernels.md).
 MOST_CHANNELS = {"float32": None, "float16": None, "bfloat16": 256 * 256}
 
 
@@ -28,7 +28,7 @@ def takes(kernel_shape) -> bool:
 
 
 def pays(kernel_shape, dtype) -> bool:
-    """Whether the operation takes kernels of this shape, and maps of this dtype faster than their definition would."""
+    """Whether kernels of this shape are worth it for maps of this dtype: usually, but for maps of a few cells."""
     if dtype not in MOST_CHANNELS or not takes(kernel_shape):
         return False
     most, channels, filters = MOST_CHANNELS[dtype], *kernel_shape[2:]

@@ -42,8 +42,12 @@ void share_out(int64_t count, const Parallel& parallel, const Work& work) {
 
 // -- tiles ------------------------------------------------------------------------------------------------------------
 
-// All maps lie side by side, a row of zeros between two of them: a tile reaches from one into the next, where maps that
-// are no multiple of a tile would each leave tiles half empty. `across` of them lie in a row.
+// All maps lie side by side, a row of zeros or more between two of them. Small ones, such as regions, share tiles, where
+// maps that are no multiple of a tile would each leave tiles half empty; large ones do not, so that a number which is
+// not finite stays in its picture. `across` of them lie in a row.
+constexpr int64_t kLarge = 32;
+int64_t pitch_of(int64_t side) { return side < kLarge ? side + 1 : round_up(side + 1, kTile); }
+
 struct Tiles {
   explicit Tiles(const Convolution& of) {
     for (int64_t width = 1; width <= of.batch; ++width) {
@@ -53,7 +57,9 @@ struct Tiles {
       across = width, columns = wide, count = high * wide;
     }
   }
-  static int64_t tiles_of(int64_t maps, int64_t side) { return (maps * (side + 1) - 1 + kTile - 1) / kTile; }
+  static int64_t tiles_of(int64_t maps, int64_t side) {
+    return round_up((maps - 1) * pitch_of(side) + side, kTile) / kTile;
+  }
   int64_t across = 0, columns = 0, count = 0;
 };
 
@@ -61,11 +67,12 @@ struct Tiles {
 // maps, and before the first, is none: -1.
 struct Line {
   Line(int64_t first, int count, int64_t side) {
-    int64_t m = first / (side + 1), c = first % (side + 1);
+    const int64_t pitch = pitch_of(side);
+    int64_t m = first / pitch, c = first % pitch;
     for (int i = 0; i < count; ++i) {
       map[i] = c >= 0 && c < side ? m : -1;
       cell[i] = c;
-      if (++c > side) c = 0, ++m;
+      if (++c == pitch) c = 0, ++m;
     }
   }
   int64_t map[kTile + 2], cell[kTile + 2];

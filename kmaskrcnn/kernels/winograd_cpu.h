@@ -1,7 +1,7 @@
 // 3x3 convolution of stride 1 with a rim of zeros, by Winograd's algorithm, on CPUs, without TensorFlow's headers.
 //
-// Channels and filters are multiples of kChannelStep. Maps are float, bfloat16 or float16; kernels, biases and all that
-// is added up are float. Memory starts at a multiple of 64 bytes.
+// Channels and filters are multiples of kChannelStep. Maps are float, bfloat16 or float16; kernels, biases and all that is
+// added up are float.
 #ifndef KMASKRCNN_WINOGRAD_CPU_H_
 #define KMASKRCNN_WINOGRAD_CPU_H_
 

@@ -24,7 +24,7 @@ REGISTER_OP("KmaskrcnnWinograd")
     .Input("kernel: float")  // (3, 3, C, F)
     .Input("bias: float")    // (F,)
     .Output("convolved: T")  // (B, H, W, F)
-    .Attr("T: {float, bfloat16, half}")
+    .Attr("T: {float, bfloat16, half} = DT_FLOAT")  // graphs from before it was an attribute
     .Attr("relu: bool")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle maps, kernel;
@@ -39,7 +39,7 @@ REGISTER_OP("KmaskrcnnWinogradKernelGrad")
     .Input("maps: T")                  // (B, H, W, C)
     .Input("convolved_gradient: T")    // (B, H, W, F)
     .Output("kernel_gradient: float")  // (3, 3, C, F)
-    .Attr("T: {float, bfloat16, half}")
+    .Attr("T: {float, bfloat16, half} = DT_FLOAT")
     .SetShapeFn([](InferenceContext* c) {
       ShapeHandle maps, gradient;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &maps));

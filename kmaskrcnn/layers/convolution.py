@@ -144,10 +144,6 @@ class ConvNorm(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"implementation={implementation!r} is not known; accepted are {IMPLEMENTATIONS}."
-            )
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size} is even; symmetric padding needs it odd.")
         if strides > 1 and dilation_rate > 1:
@@ -168,8 +164,19 @@ class ConvNorm(keras.layers.Layer):
         )
         self.norm_layer = make_norm(norm, norm_epsilon, name="norm", dtype=self.dtype_policy)
         self._activate = keras.activations.get(activation)
-        if implementation == "auto":
-            self.supports_jit = False  # Winograd's operation has no XLA version
+
+    @property
+    def implementation(self):
+        return self._implementation
+
+    @implementation.setter
+    def implementation(self, value):
+        if value not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"implementation={value!r} is not known; accepted are {IMPLEMENTATIONS}."
+            )
+        self._implementation = value
+        self.supports_jit = value == "direct"  # Winograd's operation has no XLA version
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -200,7 +207,8 @@ class ConvNorm(keras.layers.Layer):
         if self._uses_winograd(kernel):
             ends_here = self.norm_layer is None or folded
             relu = ends_here and self.activation == "relu"
-            outputs = winograd.winograd(inputs, kernel, shift, relu)  # rounds its outputs alone
+            exact = [None if x is None else ops.cast(x, "float32") for x in (kernel, shift)]
+            outputs = winograd.winograd(inputs, *exact, relu)  # rounds its outputs alone
             if relu:
                 return outputs
         else:

@@ -22,13 +22,24 @@ def load_model(path) -> MaskRCNN:
     if str(path) in PRESETS:
         return MaskRCNN.from_preset(str(path))
     if not Path(path).exists():
-        raise ValueError(f"{path}: no such file or folder, and no preset")
+        raise ValueError(
+            f"{path}: no such file or folder, and no preset; these are {', '.join(PRESETS)}"
+        )
+    if is_exported(path):
+        raise ValueError(
+            f"{path}: a folder without {CONFIG_FILE}; if it is an exported model, give its .keras file"
+        )
     if Path(path).suffix != ".keras":
         return MaskRCNN.from_preset(path)
     model = keras.saving.load_model(path, compile=False)
     if not isinstance(model, MaskRCNN):
         raise ValueError(f"{path}: a {type(model).__name__}, not a MaskRCNN")
     return model
+
+
+def is_exported(path) -> bool:
+    """Whether a path is a folder, but none that `MaskRCNN.save_preset` wrote."""
+    return Path(path).is_dir() and not (Path(path) / CONFIG_FILE).is_file()
 
 
 def open_detector(model):
@@ -44,6 +55,6 @@ def open_detector(model):
         return KerasDetector(model)
     if Path(model).suffix == ".onnx":
         return OnnxDetector(model)
-    if Path(model).is_dir() and not (Path(model) / CONFIG_FILE).is_file():
+    if is_exported(model):
         return SavedModelDetector(model)
     return KerasDetector(load_model(model))

@@ -70,6 +70,8 @@ def train(
     if state.epoch:
         _check_same(recipe, output / "recipe.yaml")
         logger.info("going on after %d of %d epochs", state.epoch, recipe.training.epochs)
+    elif resume:
+        logger.warning("resume: nothing was interrupted in %s, training begins anew", output)
     save_yaml(recipe, output / "recipe.yaml")
     log_advice(train_records, validation_records, recipe.model)
 

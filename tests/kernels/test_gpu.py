@@ -26,7 +26,7 @@ def gpu_kernels(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "dtype, precision", [("float32", 1e-5), ("bfloat16", 2**-7), ("float16", 2**-10)]
+    "dtype, precision", [("float32", 0), ("bfloat16", 2**-8), ("float16", 2**-11)]
 )
 @pytest.mark.parametrize("channels", [3, 64, 260])
 def test_both_directions_equal_the_loop(dtype, precision, channels):
@@ -42,7 +42,7 @@ def test_both_directions_equal_the_loop(dtype, precision, channels):
     wanted += expected_gradient(upstream.astype("float32"), *regions)
     for found, numbers in zip([pooled, *gradients], wanted):
         found = tf.cast(found, "float32")
-        np.testing.assert_allclose(found, numbers, rtol=precision, atol=precision)
+        np.testing.assert_allclose(found, numbers, rtol=precision, atol=2e-5)
 
 
 def test_the_gradient_is_the_same_at_every_run():

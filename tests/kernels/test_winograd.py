@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 from convolution_oracle import convolve
 from layer_checks import check_layer
-from tiny import batch, tiny_model
+from tiny import batch, tiny_backbone, tiny_config, tiny_model
 
 from kmaskrcnn.kernels.winograd import pays, takes, winograd
 from kmaskrcnn.layers.convolution import ConvNorm
+from kmaskrcnn.model import MaskRCNN
 
 
 def draw(shape, filters, seed=0):
@@ -52,6 +53,7 @@ SHAPES = [
     ((7, 6, 5, 16), 16),  # maps in several rows, the last of them not full
     ((1, 2, 9, 272), 16),  # more channels than are added up at once
     ((2, 41, 37, 16), 16),  # several blocks of tiles
+    ((3, 35, 33, 16), 16),  # large maps, each with tiles of its own
 ]
 
 
@@ -131,6 +133,15 @@ def test_it_is_the_same_at_every_run(kernels):
     for _ in range(10):
         for numbers, same in zip(keras.tree.flatten(gradients_of(*arguments)), first):
             np.testing.assert_array_equal(numbers, same)
+
+
+def test_what_is_not_finite_stays_in_its_picture(kernels):
+    maps, kernel, bias, _ = draw((3, 38, 35, 16), 16, seed=8)
+    wanted = winograd(maps, kernel, bias).numpy()
+    maps[1, ::37], maps[1, :, ::34] = np.inf, np.nan  # all along its edges
+    found = winograd(maps, kernel, bias).numpy()
+    np.testing.assert_array_equal(found[::2], wanted[::2])
+    assert not np.isfinite(found[1, 0]).any()
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8, 16), (2, 0, 5, 16)])
@@ -216,6 +227,7 @@ def test_a_layer_computes_the_same(kernels, norm, activation):
 
 
 def test_a_layer_of_mixed_precision_computes_the_same_with_less_rounding(kernels):
+    keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(2, 6, 5, 64)).astype("float32")
     x = tf.cast(tf.cast(x, "bfloat16"), "float32")  # so that the exact layer sees the same
     layers = [
@@ -234,6 +246,14 @@ def test_a_layer_of_mixed_precision_computes_the_same_with_less_rounding(kernels
     errors = [np.sqrt(np.mean((found - exact) ** 2)) for found in (ours, rounded)]
     assert errors[0] < 2**-9 * np.sqrt(np.mean(exact**2))  # outputs rounded once, no worse
     assert errors[0] < 0.75 * errors[1]  # directly, the kernel is rounded as well
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_of_16_bits_are_taken_too(kernels, dtype):
+    layer = ConvNorm(16, 3, activation="relu", implementation="auto", dtype=dtype)
+    x = tf.cast(np.random.default_rng(0).normal(size=(1, 6, 5, 16)), dtype)
+    assert layer(x).dtype == dtype and layer.kernel.dtype == dtype
+    assert "KmaskrcnnWinograd" in operations_of(layer, dtype)
 
 
 @pytest.mark.parametrize("changes", [
@@ -272,16 +292,25 @@ def test_a_configuration_chooses_for_all_layers(kernels):
         assert {"C2", "output_P2", "conv1"} <= {layer.name for layer in layers}
 
 
-def test_a_model_learns_the_same(kernels):
-    """One step of gradient descent by either implementation."""
+@pytest.mark.parametrize("dtype, rounding", [("float32", 1e-4), ("mixed_bfloat16", 0.5)])
+def test_a_model_learns_the_same(kernels, dtype, rounding):
+    """One step of gradient descent, weight by weight, beside TensorFlow's convolutions in float32.
+
+    In bfloat16 the whole model's rounding moves a stem's gradient by up to 0.43 of its size with TensorFlow's
+    convolutions as well; what is lost or turned round is off by 1 and more.
+    """
     inputs, targets = batch(np.random.default_rng(0))
     found = []
-    for name in ("auto", "direct"):
+    for name, policy in (("auto", dtype), ("direct", "float32")):
         keras.utils.set_random_seed(0)  # the weights, and the regions drawn
-        model = tiny_model(convolution=name)
+        model = MaskRCNN(tiny_config(convolution=name), backbone=tiny_backbone(), dtype=policy)
         with tf.GradientTape() as tape:
             outputs = model({**inputs, **targets}, training=True)
             loss = sum(model.loss_values(outputs).values())
-        gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-        found.append([loss, tf.linalg.global_norm(gradients)])
-    np.testing.assert_allclose(*found, rtol=1e-4)
+        variables = {v.path: v.value for v in model.trainable_variables}
+        found.append([loss, tape.gradient(loss, variables)])
+    (loss, gradients), (wanted_loss, wanted) = found
+    np.testing.assert_allclose(loss, wanted_loss, rtol=max(1e-4, 0.01 * rounding))
+    for path in wanted:
+        error = np.linalg.norm(np.subtract(gradients[path], wanted[path]))
+        assert error <= rounding * np.linalg.norm(wanted[path]), path

@@ -82,7 +82,15 @@ def _find_attribute(entries, source):
     known = [name for name in CLASS_ATTRIBUTES if name in counts]
     if len(counts) > 1 and not known:
         message = f"regions have the attributes {sorted(counts)}: say which is the class"
-        raise DatasetError([Fault("no class", f"{message} (class_attribute)", str(source))])
+        raise DatasetError(
+            [
+                Fault(
+                    "no class",
+                    f"{message}: class_attribute=, or `convert-data --class-attribute`",
+                    str(source),
+                )
+            ]
+        )
     return known[0] if known else next(iter(counts), None)
 
 
