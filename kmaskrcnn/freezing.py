@@ -8,7 +8,7 @@ are held: `/tiny_backbone/C2/norm`, `/fpn/conv_norm:2`; the model's own path is 
 import collections
 import re
 
-from kmaskrcnn.layers.convolution import FrozenBatchNormalization
+from kmaskrcnn.layers.norms import FrozenBatchNormalization
 from kmaskrcnn.weights.convert import steady_name
 
 

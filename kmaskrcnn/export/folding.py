@@ -9,12 +9,13 @@ import dataclasses
 import keras
 from keras import ops
 
-from kmaskrcnn.layers.convolution import BATCH, FROZEN, SYNC, ConvNorm, scale_and_shift
+from kmaskrcnn.layers.convolution import ConvNorm
+from kmaskrcnn.layers.norms import BATCH, FROZEN, SYNC, scale_and_shift
 from kmaskrcnn.weights.convert import named_weights
 
 FOLDED = (FROZEN, BATCH, SYNC)
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D")
-BATCH_NORMS = ("BatchNormalization", "FrozenBatchNormalization")
+BATCH_NORMS = ("BatchNormalization", "FrozenBatchNormalization", "FusedBatchNormalization")
 
 
 def fold_batch_norms(model, dtype="float32", **changes):

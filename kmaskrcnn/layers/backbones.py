@@ -9,7 +9,12 @@ import dataclasses
 
 import keras
 
-from kmaskrcnn.layers.convolution import BATCH, FROZEN, FrozenBatchNormalization
+from kmaskrcnn.layers.norms import (
+    BATCH,
+    FROZEN,
+    FrozenBatchNormalization,
+    FusedBatchNormalization,
+)
 from kmaskrcnn.layers.resnet import STAGES, resnet, resnet_stage5
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -241,15 +246,14 @@ def _endpoint(network, place):
 
 
 def _with_norm(model, norm):
-    if norm != FROZEN:
-        return model
-    return keras.models.clone_model(model, clone_function=_with_frozen_norm)
+    kinds = {FROZEN: FrozenBatchNormalization, BATCH: FusedBatchNormalization}
 
+    def clone(layer):
+        is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
+        kind = kinds[norm] if is_batch_norm else type(layer)
+        return kind.from_config(layer.get_config())
 
-def _with_frozen_norm(layer):
-    is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-    kind = FrozenBatchNormalization if is_batch_norm else type(layer)
-    return kind.from_config(layer.get_config())
+    return keras.models.clone_model(model, clone_function=clone)
 
 
 def backbone_normalisation(name):

@@ -14,7 +14,7 @@ from kmaskrcnn.data.formats import load_dataset
 from kmaskrcnn.data.pipeline import make_dataset
 from kmaskrcnn.data.records import CocoDataset
 from kmaskrcnn.layers.backbones import freeze_backbone
-from kmaskrcnn.layers.convolution import BATCH, FROZEN, GROUP, SYNC
+from kmaskrcnn.layers.norms import BATCH, FROZEN, GROUP, SYNC
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.training.callbacks import AverageWeights, CocoEvaluation
 from kmaskrcnn.training.monitors import NanGuard, PredictionPictures, ResourceUse

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_backbone, tiny_config, tiny_model
 
 from kmaskrcnn.export.folding import fold_batch_norms
-from kmaskrcnn.layers.convolution import FrozenBatchNormalization
+from kmaskrcnn.layers.norms import FrozenBatchNormalization
 from kmaskrcnn.model import MaskRCNN
 
 

@@ -12,7 +12,7 @@ from kmaskrcnn.layers.backbones import (
     build_stage5,
     freeze_backbone,
 )
-from kmaskrcnn.layers.convolution import FrozenBatchNormalization
+from kmaskrcnn.layers.norms import FrozenBatchNormalization
 
 STRIDES = {"C2": 4, "C3": 8, "C4": 16, "C5": 32}
 CHANNELS = {

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_checks import check_layer
 
-from kmaskrcnn.layers.convolution import NORMS, ConvNorm, FrozenBatchNormalization
+from kmaskrcnn.layers.convolution import ConvNorm
+from kmaskrcnn.layers.norms import NORMS
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -87,19 +88,6 @@ def test_frozen_norm_never_trains_and_leaves_the_kernel_its_gradient():
     gradient = tape.gradient(total, layer.kernel.value).numpy()
     scale = np.array([1, 2, 3, 4]) / np.sqrt(1 + 1e-5)
     np.testing.assert_allclose(gradient[1, 1], [scale, scale], rtol=1e-6)
-
-
-def test_frozen_batch_normalization_alone_equals_keras():
-    generator = np.random.default_rng(3)
-    x = generator.normal(size=(2, 3, 3, 5)).astype("float32")
-    frozen = FrozenBatchNormalization(epsilon=1e-3)
-    check_layer(frozen, x)
-    randomise_norm(frozen, generator)
-    batch_norm = keras.layers.BatchNormalization(epsilon=1e-3)
-    batch_norm.build(x.shape)
-    batch_norm.set_weights(frozen.get_weights())
-    expected = batch_norm(x, training=False)
-    np.testing.assert_allclose(frozen(x, training=True), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_group_norm_equals_numpy():
