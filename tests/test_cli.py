@@ -251,6 +251,32 @@ def test_errors_are_one_clear_line(command, message, tmp_path, monkeypatch, caps
     assert message in error and "Traceback" not in error and error.count("\n") == 1
 
 
+def test_a_folder_that_is_no_preset_is_named(tmp_path, capsys):
+    for command in (
+        ["evaluate", str(tmp_path), "--data", "a", "b"],
+        ["export", str(tmp_path), "o"],
+    ):
+        assert main(command) == 1
+        assert f"{tmp_path}: a folder without config.yaml" in capsys.readouterr().err
+
+
+def test_several_faults_have_a_line_each(trained, tmp_path, capsys):
+    """And the last line says what to do, in the words of the command."""
+    folder, (json_path, images) = trained
+    document = json.loads(Path(json_path).read_text())
+    for annotation in document["annotations"][:2]:
+        annotation["category_id"] = 77
+    (tmp_path / "bad.json").write_text(json.dumps(document))
+    data = ["--train", str(tmp_path / "bad.json"), images, "--validation", json_path, images]
+    recipe = str(folder / "recipe.yaml")
+    assert main(["train", recipe, *data, "--output", str(tmp_path / "out")]) == 1
+    first, *faults, hint = capsys.readouterr().err.splitlines()
+    assert first.endswith("error: 2 faults in the dataset:") and len(faults) == 2
+    for annotation, fault in zip(document["annotations"], faults):
+        assert f"annotation id {annotation['id']}" in fault
+    assert "--set data.on_error=skip" in hint
+
+
 def test_a_picture_that_is_none_is_named(trained, tmp_path, capsys):
     (tmp_path / "text.png").write_text("no picture")
     model = str(trained[0] / "run" / "model.keras")

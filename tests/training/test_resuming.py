@@ -124,3 +124,17 @@ def test_a_kill_while_the_model_is_saved_costs_one_epoch_and_no_file(tmp_path, m
     assert not list(run.glob("resume*")) and not list(run.glob("*.part*"))
     rows = (run / "history.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == ["0", "1"]  # the repeated epoch stands there once
+
+
+def test_nothing_to_go_on_with_is_told(tmp_path, caplog, monkeypatch):
+    shapes = write_shapes(tmp_path, num_train=2, num_validation=1, image_size=(64, 64))
+
+    def build(recipe):
+        raise KeyboardInterrupt  # what follows is not of interest
+
+    monkeypatch.setattr(trainer, "build_model", build)
+    for resume in (False, True):
+        caplog.clear()
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(Recipe(), shapes[:2], shapes[2:], tmp_path / "run", resume=resume)
+        assert ("nothing was interrupted" in caplog.text) == resume

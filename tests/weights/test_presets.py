@@ -5,6 +5,7 @@ import hashlib
 import logging
 import re
 import urllib.error
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from tiny import tiny_config, tiny_model
 
 from kmaskrcnn.cli import main
 from kmaskrcnn.config import ConfigError, MaskRCNNConfig, save_yaml
+from kmaskrcnn.data.shapes import write_shapes
 from kmaskrcnn.detections import Detections
 from kmaskrcnn.model import MaskRCNN
 from kmaskrcnn.weights.architectures import ARCHITECTURES, make_config, recognise
@@ -215,6 +217,31 @@ def test_a_saved_preset_gives_its_trunk_to_other_classes(saved):
         again.backbone.get_layer("stem").kernel, model.backbone.get_layer("stem").kernel
     )
     assert again.box_branch.head.class_logits.kernel.shape[-1] == 3
+
+
+def test_fine_tuning_as_the_pages_say(tmp_path):
+    """The Python of docs/training.md, with a small model in the place of the published one."""
+    import kmaskrcnn as km
+
+    learning = dict.fromkeys(("norm", "fpn_norm", "head_norm"), "batch_norm")
+    published = MaskRCNN(tiny_config(**learning, min_size=64, max_size=96))
+    published.save_preset(tmp_path / "preset")
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    (code,) = [x for x in re.findall(r"```python\n(.*?)```", page, re.S) if 'load="trunk"' in x]
+    code = code.replace("maskrcnn_resnet50_fpn_v2_coco", str(tmp_path / "preset"))
+    shapes = write_shapes(tmp_path, num_train=3, num_validation=1, image_size=(64, 64))
+    names = {"km": km, "train": km.load_coco(*shapes[:2])}
+    exec(code, names)
+    model = names["model"]
+    assert model.config.class_names == names["train"].class_names
+    kinds = {type(layer).__name__ for layer in model._flatten_layers()}
+    assert "FrozenBatchNormalization" in kinds and "FusedBatchNormalization" not in kinds
+    same = [named_weights(m)["rpn_head/conv1/kernel"] for m in (model, published)]
+    np.testing.assert_array_equal(*same)
+    assert not model.backbone.get_layer("stem").trainable
+    model.compile(keras.optimizers.SGD(1e-3))
+    history = model.fit(names["dataset"], epochs=1, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
 
 
 def test_other_classes_lose_the_ids_of_the_old_ones(tmp_path):
