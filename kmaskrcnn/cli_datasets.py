@@ -51,7 +51,7 @@ def add_format(own):
 
 
 def run_inspect(options):
-    """What a dataset holds, what to mind in training, and every fault with its image id and annotation id."""
+    """What a dataset holds, warnings for training, and every fault with its image id and annotation id."""
     from kmaskrcnn.data.check import inspect_dataset
 
     model = read_model(options.recipe) if options.recipe else None

@@ -15,7 +15,7 @@ from kmaskrcnn.weights.convert import named_weights
 
 FOLDED = (FROZEN, BATCH, SYNC)
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D")
-BATCH_NORMS = ("BatchNormalization", "FrozenBatchNormalization", "FusedBatchNormalization")
+BATCH_NORMS = ("BatchNormalization", "FrozenBatchNormalization")
 
 
 def fold_batch_norms(model, dtype="float32", **changes):

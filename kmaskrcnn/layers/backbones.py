@@ -12,8 +12,8 @@ import keras
 from kmaskrcnn.layers.norms import (
     BATCH,
     FROZEN,
+    BatchNormalization,
     FrozenBatchNormalization,
-    FusedBatchNormalization,
 )
 from kmaskrcnn.layers.resnet import STAGES, resnet, resnet_stage5
 
@@ -246,7 +246,7 @@ def _endpoint(network, place):
 
 
 def _with_norm(model, norm):
-    kinds = {FROZEN: FrozenBatchNormalization, BATCH: FusedBatchNormalization}
+    kinds = {FROZEN: FrozenBatchNormalization, BATCH: BatchNormalization}
 
     def clone(layer):
         is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)

@@ -106,7 +106,8 @@ class ConvNorm(keras.layers.Layer):
                 f"implementation={value!r} is not known; accepted are {IMPLEMENTATIONS}."
             )
         self._implementation = value
-        self.supports_jit = value == "direct"  # Winograd's operation has no XLA version
+        # Winograd's operation, which TensorFlow alone has, has no XLA version.
+        self.supports_jit = value == "direct" or not uses_tensorflow()
 
     def build(self, input_shape):
         channels = input_shape[-1]

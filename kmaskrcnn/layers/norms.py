@@ -40,19 +40,19 @@ class FrozenBatchNormalization(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable(package="kmaskrcnn")
-class FusedBatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation whose batch statistics and outputs TensorFlow computes in one operation.
 
-    Keras's own takes some ten, each with a map of its own that the gradient keeps. Where the operation does not fit
-    (other backends, float64, not training) this is Keras's layer; weights, arguments and numbers are those of
-    `keras.layers.BatchNormalization`, over the last axis of `(B, H, W, C)`.
+    Keras's own takes some ten. Where the operation does not fit (other backends, float64, no gamma or no beta, another
+    axis than the last of `(B, H, W, C)`, not training) this is Keras's layer. Weights, arguments and numbers are those
+    of `keras.layers.BatchNormalization`, and its name, so that files saved with either load into the other.
 
     Reference: [Batch Normalization](https://arxiv.org/abs/1502.03167)
     """
 
     def call(self, inputs, training=None, mask=None):
         learns = training and self.trainable and uses_tensorflow() and mask is None
-        if not learns or keras.backend.standardize_dtype(inputs.dtype) == "float64":
+        if not learns or not self._fits(inputs):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
@@ -68,6 +68,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self._keep(self.moving_mean, mean)
         self._keep(self.moving_variance, variance * (tf.maximum(count - 1, 1) / count))
         return outputs
+
+    def _fits(self, inputs):
+        whole = self.gamma is not None and self.beta is not None and not self.renorm
+        maps = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        return whole and maps and keras.backend.standardize_dtype(inputs.dtype) != "float64"
 
     def _keep(self, moving, of_batch):
         moving.assign(moving * self.momentum + of_batch * (1.0 - self.momentum))
@@ -105,7 +110,7 @@ def make_norm(norm, epsilon, **kwargs):
         return FrozenBatchNormalization(epsilon=epsilon, **kwargs)
     # Momentum 0.9 as PyTorch's 0.1: detection schedules are short for Keras's 0.99.
     if norm == BATCH:
-        return FusedBatchNormalization(momentum=0.9, epsilon=epsilon, **kwargs)
+        return BatchNormalization(momentum=0.9, epsilon=epsilon, **kwargs)
     if norm == SYNC:
         return keras.layers.BatchNormalization(
             momentum=0.9, epsilon=epsilon, synchronized=True, **kwargs

@@ -6,7 +6,7 @@ import pytest
 from convolution_oracle import randomise_norm
 from layer_checks import check_layer
 
-from kmaskrcnn.layers.norms import FrozenBatchNormalization, FusedBatchNormalization
+from kmaskrcnn.layers.norms import BatchNormalization, FrozenBatchNormalization
 
 
 def test_frozen_batch_normalization_alone_equals_keras():
@@ -29,7 +29,7 @@ def normalised(x, gamma, beta, epsilon):
 
 
 def learning_norm(channels, dtype="float32"):
-    norm = FusedBatchNormalization(momentum=0.9, epsilon=1e-3, dtype=dtype)
+    norm = BatchNormalization(momentum=0.9, epsilon=1e-3, dtype=dtype)
     norm.build((None, None, None, channels))
     randomise_norm(norm, np.random.default_rng(4))
     return norm
@@ -60,7 +60,7 @@ def test_gradients_equal_those_of_kerass_layer():
     generator = np.random.default_rng(6)
     x, upstream = (generator.normal(size=(2, 4, 5, 8)).astype("float32") for _ in range(2))
     found = []
-    for kind in (FusedBatchNormalization, keras.layers.BatchNormalization):
+    for kind in (BatchNormalization, keras.layers.BatchNormalization):
         norm = kind(epsilon=1e-3)
         norm.build(x.shape)
         randomise_norm(norm, np.random.default_rng(4))
@@ -89,3 +89,14 @@ def test_it_is_one_operation_and_as_keras_where_it_does_not_learn():
     np.testing.assert_array_equal(norm(x, training=True), plain(x))
     for kept, before in zip(norm.get_weights(), weights):
         np.testing.assert_array_equal(kept, before)
+
+
+@pytest.mark.parametrize("options", [{"scale": False}, {"center": False}, {"axis": 1}])
+def test_what_the_operation_does_not_fit_is_left_to_keras(options):
+    x = np.random.default_rng(8).normal(size=(2, 4, 5, 8)).astype("float32")
+    ours, plain = (
+        kind(epsilon=1e-3, **options)
+        for kind in (BatchNormalization, keras.layers.BatchNormalization)
+    )
+    np.testing.assert_array_equal(ours(x, training=True), plain(x, training=True))
+    np.testing.assert_array_equal(ours.moving_variance, plain.moving_variance)

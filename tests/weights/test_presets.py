@@ -235,7 +235,7 @@ def test_fine_tuning_as_the_pages_say(tmp_path):
     model = names["model"]
     assert model.config.class_names == names["train"].class_names
     kinds = {type(layer).__name__ for layer in model._flatten_layers()}
-    assert "FrozenBatchNormalization" in kinds and "FusedBatchNormalization" not in kinds
+    assert "FrozenBatchNormalization" in kinds and "BatchNormalization" not in kinds
     same = [named_weights(m)["rpn_head/conv1/kernel"] for m in (model, published)]
     np.testing.assert_array_equal(*same)
     assert not model.backbone.get_layer("stem").trainable
