@@ -44,7 +44,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation whose batch statistics and outputs TensorFlow computes in one operation.
 
     Keras's own takes some ten. Where the operation does not fit (other backends, float64, no gamma or no beta, another
-    axis than the last of `(B, H, W, C)`, not training) this is Keras's layer. Weights, arguments and numbers are those
+    axis than the last of `(B, H, W, C)`, replicas' statistics, not training) this is Keras's layer. Weights, arguments and numbers are those
     of `keras.layers.BatchNormalization`, and its name, so that files saved with either load into the other.
 
     Reference: [Batch Normalization](https://arxiv.org/abs/1502.03167)
@@ -58,8 +58,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             ops.cast(inputs, self.compute_dtype),
-            tf.convert_to_tensor(self.gamma),
-            tf.convert_to_tensor(self.beta),
+            ops.cast(self.gamma, "float32"),
+            ops.cast(self.beta, "float32"),
             epsilon=self.epsilon,
             is_training=True,
         )
@@ -70,12 +70,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
     def _fits(self, inputs):
-        whole = self.gamma is not None and self.beta is not None and not self.renorm
+        whole = self.gamma is not None and self.beta is not None
+        whole = whole and not (
+            self.synchronized or getattr(self, "renorm", False)
+        )  # 3.12 has no renorm
         maps = len(inputs.shape) == 4 and self.axis in (-1, 3)
         return whole and maps and keras.backend.standardize_dtype(inputs.dtype) != "float64"
 
     def _keep(self, moving, of_batch):
-        moving.assign(moving * self.momentum + of_batch * (1.0 - self.momentum))
+        before = ops.cast(moving, of_batch.dtype)
+        moving.assign(before * self.momentum + of_batch * (1.0 - self.momentum))
 
 
 def scale_and_shift(norm):

@@ -100,3 +100,18 @@ def test_what_the_operation_does_not_fit_is_left_to_keras(options):
     )
     np.testing.assert_array_equal(ours(x, training=True), plain(x, training=True))
     np.testing.assert_array_equal(ours.moving_variance, plain.moving_variance)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_float16"])
+def test_weights_and_maps_of_16_bits_are_taken(dtype):
+    x = np.random.default_rng(9).normal(size=(2, 4, 5, 8)).astype("float32")
+    norm = learning_norm(8, dtype)
+    outputs = norm(keras.ops.cast(x, norm.compute_dtype), training=True)
+    assert outputs.dtype == norm.compute_dtype
+    gamma, beta = (
+        keras.ops.convert_to_numpy(keras.ops.cast(w, "float32")) for w in norm.weights[:2]
+    )
+    wanted, *_ = normalised(x, gamma, beta, 1e-3)
+    outputs = keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
+    # Maps and outputs are rounded to the format; statistics of rounded maps differ as little.
+    np.testing.assert_allclose(outputs, wanted, rtol=0.02, atol=0.02)
