@@ -44,8 +44,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation whose batch statistics and outputs TensorFlow computes in one operation.
 
     Keras's own takes some ten. Where the operation does not fit (other backends, float64, no gamma or no beta, another
-    axis than the last of `(B, H, W, C)`, replicas' statistics, not training) this is Keras's layer. Weights, arguments and numbers are those
-    of `keras.layers.BatchNormalization`, and its name, so that files saved with either load into the other.
+    axis than the last of `(B, H, W, C)`, statistics over replicas, not training) this is Keras's layer. Weights,
+    arguments and numbers are those of `keras.layers.BatchNormalization`, and its name, so that files saved with either
+    load into the other.
 
     Reference: [Batch Normalization](https://arxiv.org/abs/1502.03167)
     """
